@@ -1,0 +1,153 @@
+"""What flows between the rooms: batches, frames, conditions and predictions.
+
+Axis legend, used in every annotation of the project:
+``b`` batch · ``n`` token · ``l`` residue · ``i`` query · ``j`` key · ``k`` third residue · ``h`` head ·
+``p`` point · ``d`` channel · ``a`` backbone atom (N, Cα, C, O).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, Protocol, Self
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from minifold_pl.constants import CA_ATOM, PAD
+
+
+class Frames(NamedTuple):
+    """Rigid frames: a point ``p`` of frame ``i`` lies at ``rotation[i] @ p + translation[i]``."""
+
+    rotation: Float[Tensor, "*batch 3 3"]
+    translation: Float[Tensor, "*batch 3"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProteinBatch:
+    """Protein chains padded to one length ``l``; tokens have ``n = l + 2`` (CLS, residues, EOS, PAD…).
+
+    Coordinates are in Å. Where an atom is missing its mask is False; a missing Cα inside a chain is
+    filled by interpolation along the chain, so that a noised chain has a place for it, every other missing
+    atom is 0.
+    """
+
+    names: tuple[str, ...]
+    tokens: Int[Tensor, "b n"]
+    residue_mask: Bool[Tensor, "b l"]
+    """Residues of the sequence, with or without coordinates."""
+    coords: Float[Tensor, "b l 4 3"]
+    """N, Cα, C, O in Å."""
+    atom_mask: Bool[Tensor, "b l 4"]
+    bonded: Bool[Tensor, "b l"]
+    """True at ``i`` when residues ``i`` and ``i + 1`` are joined by a peptide bond."""
+    residue_index: Int[Tensor, "b l"]
+    """Place in the whole chain, from 0: a crop keeps its places."""
+    cath_class: Int[Tensor, " b"]
+    """0…3, or ``NO_LABEL``."""
+    cath_architecture: Int[Tensor, " b"]
+    """Index into the training split's label set, or ``NO_LABEL``."""
+
+    @property
+    def ca(self) -> Float[Tensor, "b l 3"]:
+        """Cα positions in Å."""
+        return self.coords[:, :, CA_ATOM]
+
+    @property
+    def ca_mask(self) -> Bool[Tensor, "b l"]:
+        """Residues whose Cα was observed."""
+        return self.atom_mask[:, :, CA_ATOM] & self.residue_mask
+
+    @property
+    def lengths(self) -> Int[Tensor, " b"]:
+        """Residues per chain."""
+        return self.residue_mask.sum(-1)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """The batch on another device (same arguments as :meth:`torch.Tensor.to`)."""
+        return replace(
+            self, **{k: v.to(*args, **kwargs) for k, v in self._tensors().items()}
+        )
+
+    def pin_memory(self) -> Self:
+        """The batch in page-locked memory."""
+        return replace(self, **{k: v.pin_memory() for k, v in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {k: v for k, v in values.items() if isinstance(v, Tensor)}
+
+
+def token_mask(tokens: Int[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
+    """The attention mask: everything but padding."""
+    return tokens.ne(PAD)
+
+
+class SequenceFeatures(NamedTuple):
+    """What a sequence encoder hands to the second stage; CLS and EOS are gone."""
+
+    single: Float[Tensor, "b l d"]
+    pair: Float[Tensor, "b l l p"]
+    pooled: Float[Tensor, "b e"]
+    """One attention-pooled embedding a chain."""
+
+
+class Condition(NamedTuple):
+    """Everything the denoiser reads that depends neither on ``x_t`` nor on ``t``."""
+
+    single: Float[Tensor, "b l d"]
+    pair: Float[Tensor, "b l l p"]
+    mask: Bool[Tensor, "b l"]
+    bonded: Bool[Tensor, "b l"]
+
+
+class Denoised(NamedTuple):
+    """A denoiser's prediction, in model units."""
+
+    x0: Float[Tensor, "b l 3"]
+    rotation: Float[Tensor, "b l 3 3"]
+
+
+class Denoiser(Protocol):
+    """Any callable that predicts the clean chain from a noised one."""
+
+    def __call__(
+        self,
+        x_t: Float[Tensor, "b l 3"],
+        t: Int[Tensor, " b"],
+        condition: Condition,
+        previous: Denoised | None = None,
+    ) -> Denoised:
+        """``x_t`` in model units, centred; ``previous`` is the self-conditioning estimate."""
+        ...
+
+
+class StructurePrediction(NamedTuple):
+    """Everything the objective of the second stage looks at, in model units."""
+
+    x0: Float[Tensor, "b l 3"]
+    rotation: Float[Tensor, "b l 3 3"]
+    log_rg: Float[Tensor, " b"]
+    """Natural logarithm of the radius of gyration in Å."""
+    distance_logits: Float[Tensor, "b l l k"]
+    """Logit ``k`` of the event that the Cα–Cα distance exceeds edge ``k``."""
+
+
+class StructureTarget(NamedTuple):
+    """The truth beside a :class:`StructurePrediction`, in model units."""
+
+    x0: Float[Tensor, "b l 3"]
+    rotation: Float[Tensor, "b l 3 3"]
+    mask: Bool[Tensor, "b l"]
+    """Residues whose Cα was observed."""
+    bonded: Bool[Tensor, "b l"]
+
+
+def detach(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same scalars without their graph, for logging."""
+    return {name: torch.as_tensor(term).detach() for name, term in terms.items()}
