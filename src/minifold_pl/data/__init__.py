@@ -1,0 +1,1 @@
+"""Chains: reading, storing, and batching them."""

@@ -1,0 +1,88 @@
+"""One protein chain, as every reader yields it and the store keeps it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from minifold_pl.constants import (
+    BACKBONE_ATOMS,
+    C_ATOM,
+    CA_ATOM,
+    CA_TRACE_CUTOFF,
+    N_ATOM,
+    PEPTIDE_BOND_CUTOFF,
+)
+
+TRAIN: Final = "train"
+VALIDATION: Final = "validation"
+TEST: Final = "test"
+NO_SPLIT: Final = "none"
+SPLITS: Final = (TRAIN, VALIDATION, TEST, NO_SPLIT)
+"""Where a chain may belong; ``none`` is kept in the store and used by no loader unless asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainRecord:
+    """A chain of ``l`` residues with its labels; coordinates in Å.
+
+    Raises:
+        ValueError: coordinates and sequence differ in length, or a break or split is not possible.
+    """
+
+    name: str
+    """Verbatim from the source, e.g. ``1abc.A``; never used as a file name here."""
+    sequence: str
+    """One letter a residue: the 20 amino acids, or ``X`` where unknown."""
+    coords: Float[np.ndarray, "l 4 3"]
+    """float32, N, Cα, C, O; NaN where an atom is missing."""
+    breaks: tuple[int, ...] = ()
+    """``i``: there is no peptide bond between residues ``i`` and ``i + 1``. What the source says; breaks seen
+    in the coordinates are added by :func:`peptide_bonds`."""
+    cath: tuple[str, ...] = ()
+    """CATH codes of the chain's domains, ``3.40.50`` or ``3.40.50.300``."""
+    split: str = NO_SPLIT
+    """One of ``SPLITS``."""
+    cluster: str | None = None
+    """Chains with the same value are similar in sequence; None where unknown."""
+    representative: bool = False
+    """True for the one chain that stands for its cluster."""
+
+    def __post_init__(self) -> None:
+        length = len(self.sequence)
+        if self.coords.shape != (length, len(BACKBONE_ATOMS), 3):
+            raise ValueError(
+                f"{self.name}: coords have shape {self.coords.shape}; "
+                f"a sequence of {length} needs ({length}, {len(BACKBONE_ATOMS)}, 3)"
+            )
+        if self.coords.dtype != np.float32:
+            raise ValueError(f"{self.name}: coords are {self.coords.dtype}; convert them to float32")
+        if any(not 0 <= i < length - 1 for i in self.breaks):
+            raise ValueError(f"{self.name}: breaks {self.breaks} must lie in 0…{length - 2}")
+        if self.split not in SPLITS:
+            raise ValueError(f"{self.name}: split {self.split!r} is none of {', '.join(SPLITS)}")
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+
+def peptide_bonds(coords: Float[np.ndarray, "l 4 3"], breaks: tuple[int, ...] = ()) -> Bool[np.ndarray, " l"]:
+    """True at ``i`` when residues ``i`` and ``i + 1`` are joined; the last entry is always False.
+
+    A bond is broken where ``breaks`` says so, or the coordinates do: C–N longer than ``PEPTIDE_BOND_CUTOFF``;
+    where C or N is missing, Cα–Cα longer than ``CA_TRACE_CUTOFF``. A residue without Cα is bonded to neither
+    neighbour, since no geometry may be computed across it.
+    """
+    bonded = np.zeros(len(coords), dtype=bool)
+    if len(coords) < 2:
+        return bonded
+    peptide = np.linalg.norm(coords[1:, N_ATOM] - coords[:-1, C_ATOM], axis=-1)
+    trace = np.linalg.norm(coords[1:, CA_ATOM] - coords[:-1, CA_ATOM], axis=-1)
+    # A missing Cα makes `trace` NaN, and every comparison with NaN is False: no bond.
+    joined = np.where(np.isnan(peptide), trace <= CA_TRACE_CUTOFF, peptide <= PEPTIDE_BOND_CUTOFF)
+    bonded[:-1] = joined & ~np.isnan(trace)
+    bonded[list(breaks)] = False
+    return bonded
