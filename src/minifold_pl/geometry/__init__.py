@@ -1,0 +1,1 @@
+"""Units, frames, measures and superpositions of protein chains."""
