@@ -30,8 +30,9 @@ def gram_schmidt(
     r"""Rotation from three points: columns e1 along ``c - b``, e2 in the plane towards ``a``, e3 = e1 × e2.
 
     AlphaFold 2, suppl. Algorithm 21, with (x1, x2, x3) = (a, b, c). Always a proper rotation with finite
-    gradients: where ``c`` coincides with ``b``, e1 is the x axis, and where the points are collinear (sine of the
-    angle below 0.001) e2 starts from the coordinate axis farthest from e1; there the result is not equivariant.
+    gradients: where ``c`` coincides with ``b``, e1 is the x axis, and where the points are collinear (sine of
+    the angle below 0.001) e2 starts from the coordinate axis farthest from e1. There, and only there, the
+    result is not equivariant.
     """
     v1, v2 = c - b, a - b
     e1 = _direction(v1, _axis(v1, 0), _squared(v1) > _SHORTEST**2)
@@ -115,8 +116,8 @@ def slerp_from_identity(
 ) -> Float[Tensor, "*batch 3 3"]:
     """The rotation about the same axis by ``fraction`` of the angle: 0 gives the identity, 1 ``rotation``.
 
-    ``fraction`` broadcasts against the leading axes. Values and gradients are finite at every angle; at exactly
-    180° one of the two equally short ways is taken.
+    ``fraction`` broadcasts against the leading axes. Values and gradients are finite at every angle; at
+    exactly 180° one of the two equally short ways is taken.
     """
     quaternion = _to_quaternion(rotation)
     v, w = quaternion[..., :3], quaternion[..., 3:]
@@ -138,7 +139,7 @@ def rotation_angle_cosine(
 ) -> Float[Tensor, "*batch"]:
     r""":math:`\cos\theta = (\operatorname{tr}(A^\top B) - 1)/2`, θ the angle that turns ``a`` into ``b``.
 
-    Linear in both, so that its gradient is finite at 0 and π. Not clamped: rounding may leave it 1e-7 outside.
+    Linear in both, so that its gradient is finite at 0 and π. Not clamped: rounding may overshoot by 1e-7.
     """
     return (torch.einsum("...xy,...xy->...", a, b) - 1) / 2
 
@@ -146,7 +147,7 @@ def rotation_angle_cosine(
 def random_rotations(
     n: int, generator: torch.Generator | None = None, *, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "n 3 3"]:
-    """``n`` rotations, uniform on SO(3) (normalised Gaussian quaternions), on the generator's device or the CPU."""
+    """``n`` rotations, uniform on SO(3), on the generator's device (the CPU without one)."""
     device = generator.device if generator is not None else torch.device("cpu")
     quaternion = torch.randn(n, 4, generator=generator, dtype=dtype, device=device)
     return roma.unitquat_to_rotmat(torch.nn.functional.normalize(quaternion, dim=-1))

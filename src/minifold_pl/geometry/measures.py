@@ -15,8 +15,8 @@ from minifold_pl.geometry.precision import full_precision
 _EPS = 1e-10
 """Added to squared lengths: the root's derivative at 0 is infinite (the write-up's cdist NaN)."""
 _SHORT_EPS = 1e-6
-"""The same for directions, whose gradient grows as 1/length: at most 1e3, and an error of 4e-6 on a Cα–Cα bond
-in model units."""
+"""The same for directions, whose gradient grows as 1/length: at most 1e3, at the price of a relative error of
+4e-6 on a Cα–Cα bond in model units."""
 _FLATTEST = 1e-4
 """Smallest product of the two sines at which a dihedral is defined."""
 

@@ -18,7 +18,8 @@ def kabsch(
     """The rigid motion of ``mobile`` that brings the residues in ``mask`` nearest to ``target``.
 
     A proper rotation always: a mirror image stays one. Any unit, the same for both. Not meant to be
-    differentiated (the SVD's gradient is undefined for equal singular values). An empty mask gives the identity.
+    differentiated (the SVD's gradient is undefined for equal singular values). An empty mask gives the
+    identity.
     """
     weight = mask.unsqueeze(-1).to(mobile.dtype)
     count = weight.sum(-2, keepdim=True).clamp(min=1)
