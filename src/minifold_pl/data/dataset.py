@@ -1,0 +1,195 @@
+"""Chains of one split as items ready to be padded: cropped, filled, turned, all of it by key.
+
+An item is a pure function of (seed, epoch, chain): no worker, batch or earlier item has a say in it.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+import torch.utils.data
+from jaxtyping import Bool, Float, Int
+
+from minifold_pl.constants import CA_ATOM, CLS, EOS, NO_LABEL
+from minifold_pl.data.store import ChainStore
+
+LongChains = Literal["crop", "drop"]
+
+_CROP, _ROTATION, _LIMIT = range(3)
+"""First word of each draw's key, so that no two kinds of draw share a stream."""
+_CROP_OBSERVED_SHARE: Final = 0.5
+"""A crop holds at least this share of the Cα that the best crop of its chain holds: none falls into a gap."""
+
+
+class ChainItem(NamedTuple):
+    """One chain or crop of ``l`` residues; see :class:`minifold_pl.types.ProteinBatch` for the meanings."""
+
+    name: str
+    tokens: Int[np.ndarray, " n"]
+    coords: Float[np.ndarray, "l 4 3"]
+    atom_mask: Bool[np.ndarray, "l 4"]
+    bonded: Bool[np.ndarray, " l"]
+    start: int
+    """Place of the first residue in the whole chain."""
+    cath_class: int
+    cath_architecture: int
+
+
+class ChainDataset(torch.utils.data.Dataset[ChainItem]):
+    """Chains of one split; ``dataset[i]`` is an item of epoch 0, ``dataset[epoch, i]`` of any epoch.
+
+    Args:
+        store: Where the chains are.
+        split: ``train``, ``validation``, ``test``, ``none`` or ``all``.
+        max_length: Longest item in residues; None takes chains whole.
+        long_chains: ``crop`` takes a random contiguous piece of a longer chain, ``drop`` leaves it out.
+        seed: Key of all draws.
+        random_rotation: Turn every item about the origin by a random rotation.
+        one_per_cluster: Keep one chain of each cluster: its representative if that is left, else the first one.
+            A chain without cluster stands for itself.
+        limit: Keep a random selection of this many chains; None keeps all.
+        architectures: Label set; others get ``NO_LABEL``. None takes the training split's.
+
+    Raises:
+        ValueError: a value out of range, no chain left, or clusters asked for where the store knows none.
+    """
+
+    def __init__(
+        self,
+        store: ChainStore,
+        split: str,
+        *,
+        max_length: int | None = None,
+        long_chains: LongChains = "crop",
+        seed: int = 0,
+        random_rotation: bool = False,
+        one_per_cluster: bool = False,
+        limit: int | None = None,
+        architectures: tuple[str, ...] | None = None,
+    ) -> None:
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_length is {max_length}; give at least 1 residue, or null for whole chains")
+        if long_chains not in ("crop", "drop"):
+            raise ValueError(f"long_chains is {long_chains!r}; allowed are 'crop' and 'drop'")
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit is {limit}; give at least 1 chain, or null for all")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; give 0 or more")
+        self.store = store
+        self.split = split
+        self.max_length = max_length
+        self.seed = seed
+        self.random_rotation = random_rotation
+        self.architectures = store.architectures if architectures is None else architectures
+        self._architecture_index = {name: k for k, name in enumerate(self.architectures)}
+        self.indices: Int[np.ndarray, " c"] = self._select(long_chains, one_per_cluster, limit)
+        """Places in the store, in its order."""
+
+    def _select(self, long_chains: LongChains, one_per_cluster: bool, limit: int | None) -> np.ndarray:
+        chains = self.store.indices(self.split)
+        if not len(chains):
+            raise ValueError(f"store {self.store.path} has no chain in split {self.split!r}")
+        if self.max_length is not None and long_chains == "drop":
+            chains = chains[self.store.lengths[chains] <= self.max_length]
+            if not len(chains):
+                raise ValueError(
+                    f"every chain of split {self.split!r} is longer than max_length={self.max_length}; "
+                    "raise it, or set long_chains to 'crop'"
+                )
+        if one_per_cluster:
+            chains = self._one_per_cluster(chains)
+        if limit is not None and limit < len(chains):
+            chosen = np.random.default_rng((_LIMIT, self.seed)).permutation(len(chains))[:limit]
+            chains = chains[np.sort(chosen)]
+        return chains
+
+    def _one_per_cluster(self, chains: np.ndarray) -> np.ndarray:
+        if all(cluster is None for cluster in self.store.clusters):
+            raise ValueError(
+                f"store {self.store.path} knows no clusters; set one_per_cluster to false, "
+                "or prepare it from records with a `cluster` key"
+            )
+        best: dict[object, int] = {}
+        for chain in map(int, chains):
+            cluster = self.store.clusters[chain]
+            key: object = (chain,) if cluster is None else cluster
+            if key not in best or (
+                self.store.representative[chain] and not self.store.representative[best[key]]
+            ):
+                best[key] = chain
+        return np.array(sorted(best.values()), dtype=np.int64)
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " c"]:
+        """Residues of each item, after cropping."""
+        lengths = self.store.lengths[self.indices]
+        return lengths if self.max_length is None else np.minimum(lengths, self.max_length)
+
+    @property
+    def cropped_share(self) -> float:
+        """Share of chains that are too long to be taken whole."""
+        return float((self.store.lengths[self.indices] > self.lengths).mean())
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> ChainItem:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        chain = int(self.indices[index])
+        coords = np.array(self.store.coords(chain))
+        observed = ~np.isnan(coords).any(-1)
+        if not observed.all():
+            _fill_missing_ca(coords, observed[:, CA_ATOM])
+            np.nan_to_num(coords, copy=False, nan=0.0)
+        piece = self._piece(chain, epoch, observed[:, CA_ATOM])
+        coords = coords[piece]
+        if self.random_rotation:
+            coords = coords @ _rotation(np.random.default_rng((_ROTATION, self.seed, epoch, chain))).T
+        bonded = self.store.bonded(chain)[piece].copy()
+        bonded[-1] = False  # a crop's last residue has lost its neighbour
+        return ChainItem(
+            name=self.store.names[chain],
+            tokens=np.concatenate([[CLS], self.store.tokens(chain)[piece], [EOS]]).astype(np.int64),
+            coords=coords,
+            atom_mask=observed[piece],
+            bonded=bonded,
+            start=piece.start,
+            cath_class=int(self.store.cath_classes[chain]),
+            cath_architecture=self._architecture_index.get(
+                self.store.chain_architectures[chain] or "", NO_LABEL
+            ),
+        )
+
+    def _piece(self, chain: int, epoch: int, observed: Bool[np.ndarray, " l"]) -> slice:
+        length = len(observed)
+        if self.max_length is None or length <= self.max_length:
+            return slice(0, length)
+        total = np.concatenate([[0], np.cumsum(observed)])
+        inside = total[self.max_length :] - total[: -self.max_length]
+        starts = np.flatnonzero(inside >= _CROP_OBSERVED_SHARE * inside.max())
+        draw = np.random.default_rng((_CROP, self.seed, epoch, chain)).integers(len(starts))
+        start = int(starts[draw])
+        return slice(start, start + self.max_length)
+
+
+def _fill_missing_ca(coords: Float[np.ndarray, "l 4 3"], observed: Bool[np.ndarray, " l"]) -> None:
+    """Put missing Cα on the line between their observed neighbours, and at the nearest one beyond the ends."""
+    places = np.arange(len(coords))
+    for axis in range(3):
+        ca = coords[:, CA_ATOM, axis]
+        ca[~observed] = np.interp(places[~observed], places[observed], ca[observed])
+
+
+def _rotation(rng: np.random.Generator) -> Float[np.ndarray, "3 3"]:
+    """A rotation drawn uniformly: that of a quaternion uniform on the 3-sphere (Shoemake 1992)."""
+    q = rng.standard_normal(4)
+    w, x, y, z = q / np.linalg.norm(q)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ],
+        dtype=np.float32,
+    )
