@@ -194,12 +194,15 @@ def test_a_chain_collapsed_to_a_point_has_finite_gradients() -> None:
 def test_real_backbone_frames_have_carbonyl_carbon_on_x_and_nitrogen_at_positive_y(
     real_backbones: list[Tensor],
 ) -> None:
-    for atoms in real_backbones:
-        n, ca, c = atoms[:, 0], atoms[:, 1], atoms[:, 2]
-        frames = backbone_frames(n, ca, c)
-        local_c, local_n = to_local(frames, c), to_local(frames, n)
-        assert local_c[:, 1:].abs().max() < 1e-4 and local_c[:, 0].min() > 1.3
-        assert local_n[:, 2].abs().max() < 1e-4 and local_n[:, 1].min() > 0.5
+    """The means are the ideal residue's: Cα–C 1.523 Å, N–Cα 1.458 Å, N–Cα–C 111.0° (Engh & Huber 1991)."""
+    n, ca, c = torch.cat(real_backbones).unbind(1)[:3]
+    frames = backbone_frames(n, ca, c)
+    local_c, local_n = to_local(frames, c), to_local(frames, n)
+    assert local_c[:, 1:].abs().max() < 1e-4 and local_n[:, 2].abs().max() < 1e-4
+    assert local_c[:, 0].min() > 0 and local_n[:, 1].min() > 0
+    assert torch.allclose(local_c.mean(0), torch.tensor([1.523, 0.0, 0.0]), atol=0.02)
+    ideal_n = torch.tensor([math.cos(math.radians(111.0)), math.sin(math.radians(111.0)), 0.0]) * 1.458
+    assert torch.allclose(local_n.mean(0), ideal_n, atol=0.02)
 
 
 # --- algebra ------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ depends on the protein would give each size its own noise schedule (Mini-Fold, "
 
 from __future__ import annotations
 
+from typing import overload
+
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -13,12 +15,20 @@ from minifold_pl.constants import MODEL_UNIT
 from minifold_pl.geometry.precision import full_precision
 
 
-def to_model_units(x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+@overload
+def to_model_units(x: float) -> float: ...
+@overload
+def to_model_units(x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]: ...
+def to_model_units(x: float | Tensor) -> float | Tensor:
     """Lengths in Å to model units."""
     return x / MODEL_UNIT
 
 
-def to_angstrom(x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+@overload
+def to_angstrom(x: float) -> float: ...
+@overload
+def to_angstrom(x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]: ...
+def to_angstrom(x: float | Tensor) -> float | Tensor:
     """Lengths in model units to Å."""
     return x * MODEL_UNIT
 
