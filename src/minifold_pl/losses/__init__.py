@@ -1,0 +1,1 @@
+"""Loss terms, each chain by chain, and the objective that weighs them."""

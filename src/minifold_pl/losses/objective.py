@@ -1,0 +1,187 @@
+"""The objective of the second stage: which terms there are, what each weighs, and their total."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, fields
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from minifold_pl.geometry.frames import ca_frame_mask
+from minifold_pl.geometry.units import to_angstrom
+from minifold_pl.losses.ca_geometry import (
+    CLASH_THRESHOLD,
+    bond_angle_per_chain,
+    bond_length_per_chain,
+    chirality_per_chain,
+    clash_per_chain,
+)
+from minifold_pl.losses.distance import distance_edges, distance_mse_per_chain, ordinal_distance_per_chain
+from minifold_pl.losses.fape import fape_per_chain
+from minifold_pl.losses.frame_rotation import frame_rotation_per_chain
+from minifold_pl.losses.radius_of_gyration import log_rg_per_chain
+from minifold_pl.losses.reduction import PerChain
+from minifold_pl.types import Frames, StructurePrediction, StructureTarget
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearRamp:
+    r"""A weight that moves with the epoch e, counted from 1: :math:`s + (f - s) \min(e/E, 1)`."""
+
+    start: float = 1.0
+    """s: what the weight would be at epoch 0; epoch 1 is already one step up."""
+    end: float = 3.0
+    """f: the weight from epoch ``epochs`` on. Equal to ``start``, the weight is constant."""
+    epochs: int = 10
+    """E: the length of the ramp."""
+
+    def __post_init__(self) -> None:
+        _check_weight("ramp start", self.start)
+        _check_weight("ramp end", self.end)
+        if self.epochs < 1:
+            raise ValueError(
+                f"ramp epochs is {self.epochs}: give at least 1; for a constant weight, start = end"
+            )
+
+    def at(self, epoch: int) -> float:
+        """The weight in ``epoch``, counted from 1."""
+        if epoch < 1:
+            raise ValueError(f"epoch {epoch}: epochs of a ramp are counted from 1")
+        return self.start + (self.end - self.start) * min(epoch / self.epochs, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Weight of each term; 0 leaves it out of the total but still logs it."""
+
+    fape: float = 1.0
+    """Frame-aligned point error, in units of 10 Å."""
+    frame_rot: float = 0.5
+    """1 - cosθ between predicted and true frames."""
+    dist: float = 1.0
+    """Squared error of pairwise Cα distances, (10 Å)²."""
+    bond: LinearRamp = LinearRamp()
+    """Squared deviation of Cα–Cα bonds from 3.80 Å, (10 Å)²; weak at first, so that the fold can move."""
+    chirality: float = 0.1
+    """Squared error of normalised signed volumes of Cα quartets."""
+    angle: float = 0.5
+    """Squared error of the cosines of Cα angles."""
+    rg: float = 0.5
+    """Squared error of log Rg."""
+    aux: float = 0.03
+    """Ordinal cross-entropy of the auxiliary distance head."""
+    clash: float = 0.0
+    """Squared overlap of residues that no bond joins, (10 Å)²."""
+
+    def __post_init__(self) -> None:
+        for name, weight in _constant_weights(self).items():
+            _check_weight(name, weight)
+
+
+def weights_at(weights: LossWeights, epoch: int) -> dict[str, float]:
+    """The weight of every term in ``epoch``, counted from 1."""
+    return {**_constant_weights(weights), "bond": weights.bond.at(epoch)}
+
+
+def final_weights(weights: LossWeights) -> dict[str, float]:
+    """The weight of every term once the ramp is over: totals with these compare across epochs."""
+    return weights_at(weights, weights.bond.epochs)
+
+
+def weighted_total(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Float[Tensor, ""]:
+    """Weighted sum of exactly the terms that are logged.
+
+    A term of weight 0 stays out of the sum, so that not even an infinity in it reaches the total.
+
+    Raises:
+        ValueError: a term without a weight, or a weight without a term.
+    """
+    if terms.keys() != weights.keys():
+        raise ValueError(
+            f"loss terms and weights differ in {sorted(terms.keys() ^ weights.keys())}: "
+            f"every term needs a weight (0 to log it only) and every weight a term"
+        )
+    weighted = [weights[name] * term for name, term in terms.items() if weights[name] != 0]
+    if not weighted:
+        raise ValueError(f"every loss weight is 0 ({', '.join(sorted(weights))}): raise at least one")
+    return torch.stack(weighted).sum()
+
+
+@dataclass(frozen=True)
+class DiffusionObjective:
+    """The terms of v11 to v13, named as the fields of :class:`LossWeights`, each unweighted.
+
+    Computed in model units, as in the write-up: its tables compare directly. The true frames are those of the
+    true Cα trace; a residue in a segment of fewer than three has none: it is a point of FAPE, not a frame. Total of an epoch: ``weighted_total(terms, weights_at(weights, epoch))``.
+    """
+
+    weights: LossWeights = LossWeights()
+    """Weight of each term."""
+    _: KW_ONLY
+    fape_clamp: float | None = None
+    """Å; None for no clamp, which is what the write-up's values above 1.0 show it had."""
+    distance_bins: int = 32
+    """Bins of the auxiliary distance head, which has one output fewer."""
+    distance_first: float = 2.0
+    """Å; where the first distance bin starts."""
+    distance_last: float = 40.0
+    """Å; where the last distance bin ends."""
+    clash_threshold: float = CLASH_THRESHOLD
+    """Å; nearer residues clash."""
+
+    def __post_init__(self) -> None:
+        if self.fape_clamp is not None and not self.fape_clamp > 0:
+            raise ValueError(f"fape_clamp is {self.fape_clamp}: give a length in Å, or null for no clamp")
+        if not self.clash_threshold > 0:
+            raise ValueError(f"clash_threshold is {self.clash_threshold}: give a length in Å")
+        distance_edges(self.distance_bins, self.distance_first, self.distance_last)
+
+    def per_chain(self, prediction: StructurePrediction, target: StructureTarget) -> dict[str, PerChain]:
+        """Every term of every chain, and which chains have anything that counts for it."""
+        x0, true, mask, bonded = prediction.x0, target.x0, target.mask, target.bonded
+        framed = ca_frame_mask(mask, bonded)
+        true_angstrom = to_angstrom(true.float() if true.dtype.itemsize < 4 else true)
+        edges = distance_edges(self.distance_bins, self.distance_first, self.distance_last)
+        return {
+            "fape": fape_per_chain(
+                Frames(prediction.rotation, x0),
+                x0,
+                Frames(target.rotation, true),
+                true,
+                framed,
+                mask,
+                clamp=self.fape_clamp,
+            ),
+            "frame_rot": frame_rotation_per_chain(prediction.rotation, target.rotation, framed),
+            "dist": distance_mse_per_chain(x0, true, mask),
+            "bond": bond_length_per_chain(x0, mask, bonded),
+            "chirality": chirality_per_chain(x0, true, mask, bonded),
+            "angle": bond_angle_per_chain(x0, true, mask, bonded),
+            "rg": log_rg_per_chain(prediction.log_rg, true_angstrom, mask),
+            "aux": ordinal_distance_per_chain(prediction.distance_logits, true_angstrom, mask, edges),
+            "clash": clash_per_chain(x0, mask, bonded, threshold=self.clash_threshold),
+        }
+
+    def per_example(
+        self, prediction: StructurePrediction, target: StructureTarget
+    ) -> dict[str, Float[Tensor, " b"]]:
+        """Every term of every chain; 0 where nothing of it is valid (see :meth:`per_chain`)."""
+        return {name: term.value for name, term in self.per_chain(prediction, target).items()}
+
+    def __call__(
+        self, prediction: StructurePrediction, target: StructureTarget
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Every term: the mean over the chains that have anything valid, each chain counting the same."""
+        return {name: term.mean() for name, term in self.per_chain(prediction, target).items()}
+
+
+def _constant_weights(weights: LossWeights) -> dict[str, float]:
+    return {f.name: getattr(weights, f.name) for f in fields(weights) if f.name != "bond"}
+
+
+def _check_weight(name: str, weight: float) -> None:
+    if not (math.isfinite(weight) and weight >= 0):
+        raise ValueError(f"loss weight {name} is {weight}: give a finite number, 0 or more")
