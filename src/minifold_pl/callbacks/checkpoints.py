@@ -1,0 +1,73 @@
+"""Which checkpoints a run keeps: the latest to resume from, the best to use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class _InRunFolder(ModelCheckpoint):
+    """Writes to ``checkpoints/`` of the run folder unless told otherwise."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find the folder."""
+        if self.dirpath is None:
+            self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
+        super().setup(trainer, pl_module, stage)
+
+
+class ResumeCheckpoint(_InRunFolder):
+    """Save the whole training state at the end of every n-th epoch; ``fit`` on the same folder goes on from it.
+
+    Whether a metric improved plays no part: a plateau must not make the newest checkpoint old.
+
+    .. code-block:: yaml
+
+        trainer:
+          callbacks:
+            - class_path: minifold_pl.callbacks.checkpoints.ResumeCheckpoint
+              init_args: {keep: 2}
+
+    Args:
+        every_n_epochs: Epochs between saves.
+        keep: How many of the latest stay; -1 keeps all.
+    """
+
+    def __init__(self, every_n_epochs: int = 1, keep: int = 2) -> None:
+        super().__init__(
+            filename="resume-{step:08d}",
+            auto_insert_metric_name=False,
+            monitor="step",
+            mode="max",
+            save_top_k=keep,
+            every_n_epochs=every_n_epochs,
+            save_on_train_epoch_end=True,
+        )
+
+
+class BestCheckpoint(_InRunFolder):
+    """Keep the checkpoint with the best value of a logged metric as ``checkpoints/best.ckpt``.
+
+    .. code-block:: yaml
+
+        trainer:
+          callbacks:
+            - class_path: minifold_pl.callbacks.checkpoints.BestCheckpoint
+              init_args: {monitor: val/total}
+
+    Args:
+        monitor: A logged validation value.
+        mode: ``min`` or ``max``.
+    """
+
+    def __init__(self, monitor: str = "val/total", mode: str = "min") -> None:
+        super().__init__(
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            save_top_k=1,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        )

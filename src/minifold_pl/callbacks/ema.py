@@ -1,0 +1,48 @@
+"""Exponential moving average of the weights."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
+
+
+class EMA(WeightAveraging):
+    """Average the weights after every optimizer step; validate, sample and publish with the average.
+
+    The decay grows from 0 as ``(1 + n) / (10 + n)`` up to ``decay``, so that a short run is not an average of its
+    random start (the warm-up of TensorFlow's ``ExponentialMovingAverage``).
+
+    In a checkpoint ``state_dict`` holds the average, ``current_model_state`` the raw weights that training goes on
+    with.
+
+    .. code-block:: yaml
+
+        trainer:
+          callbacks:
+            - class_path: minifold_pl.callbacks.ema.EMA
+              init_args: {decay: 0.999}
+
+    Args:
+        decay: Weight of the old average, below 1.
+        warmup: Grow the decay from 0 over the first updates.
+    """
+
+    def __init__(self, decay: float = 0.999, warmup: bool = True) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must lie in [0, 1), got {decay}")
+        self.decay = decay
+        self.warmup = warmup
+        # Buffers are constants here; averaging them would only round them.
+        super().__init__(use_buffers=False, multi_avg_fn=self._average)
+
+    @torch.no_grad()
+    def _average(self, averages: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
+        n = int(count)
+        decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
+        torch._foreach_lerp_(averages, currents, 1 - decay)
+
+    @property
+    def active(self) -> bool:
+        """Whether an average exists (while fitting)."""
+        return self._average_model is not None

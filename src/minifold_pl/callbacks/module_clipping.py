@@ -1,0 +1,73 @@
+"""Gradient clipping by module, and the gradient norm of each module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from minifold_pl.modules.optim import REST, parameter_groups
+
+
+class ModuleClipping(pl.Callback):
+    """Clip the gradient of each module to its own norm, so that a large module cannot starve a small one.
+
+    Global clipping let the 28.5 M-parameter denoiser of Mini-Fold v12 take 99 % of the budget and starved the
+    pair stack. Runs before the optimizer step, when mixed precision has already unscaled the gradients; leave
+    ``trainer.gradient_clip_val`` null. Logs ``grad/{module}`` (norm before clipping) and
+    ``grad_clipped/{module}`` (share of steps in which it was clipped).
+
+    .. code-block:: yaml
+
+        trainer:
+          callbacks:
+            - class_path: minifold_pl.callbacks.module_clipping.ModuleClipping
+              init_args:
+                max_norm: {denoiser: 1.0, pair_stack: 0.5, aux: 0.5}
+
+    Args:
+        max_norm: Largest L2 norm of the gradient for all parameters under a name prefix.
+        rest: Largest norm for all other parameters together; null leaves them as they are.
+    """
+
+    def __init__(self, max_norm: dict[str, float], rest: float | None = 1.0) -> None:
+        bad = {k: v for k, v in {**max_norm, REST: rest}.items() if v is not None and v <= 0}
+        if bad:
+            raise ValueError(f"largest gradient norms must be above 0, got {bad}")
+        self.limits: dict[str, float | None] = {**max_norm, REST: rest}
+        self._groups: dict[str, list[Parameter]] = {}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Sort the parameters; a prefix that matches nothing is an error."""
+        prefixes = [name for name in self.limits if name != REST]
+        groups = parameter_groups(pl_module.named_parameters(), prefixes)
+        self._groups = {name: [p for _, p in named] for name, named in groups.items()}
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Measure, clip and log."""
+        values: dict[str, Any] = {}
+        for name, parameters in self._groups.items():
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            if not gradients:
+                continue
+            norm = clip_(gradients, self.limits[name])
+            values[f"grad/{name}"] = norm
+            limit = self.limits[name]
+            if limit is not None:
+                values[f"grad_clipped/{name}"] = (norm > limit).float()
+        pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
+
+
+def clip_(gradients: list[Tensor], limit: float | None) -> Tensor:
+    """Scale ``gradients`` in place to an L2 norm of at most ``limit``; returns the norm before."""
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if limit is not None:
+        scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, scale)
+    return norm

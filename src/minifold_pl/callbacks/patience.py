@@ -1,0 +1,55 @@
+"""Stop when validation has not improved for a while, and say so each epoch."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import EarlyStopping
+
+
+class Patience(EarlyStopping):
+    """Early stopping that knows the words of the training table: ``NEW BEST`` and ``pat n``.
+
+    Its count survives a resume. Logs ``patience/wait``.
+
+    .. code-block:: yaml
+
+        trainer:
+          callbacks:
+            - class_path: minifold_pl.callbacks.patience.Patience
+              init_args: {monitor: val/total, patience: 15}
+
+    Args:
+        monitor: A logged validation value.
+        patience: Validations without improvement after which training ends.
+        min_delta: Smallest change that counts as improvement.
+        mode: ``min`` or ``max``.
+    """
+
+    def __init__(
+        self, monitor: str = "val/total", patience: int = 15, min_delta: float = 0.0, mode: str = "min"
+    ) -> None:
+        super().__init__(
+            monitor=monitor, patience=patience, min_delta=min_delta, mode=mode, check_finite=False, verbose=False
+        )
+
+    @property
+    def status(self) -> str:
+        """``NEW BEST`` or ``pat n`` for the last validation."""
+        return "NEW BEST" if self.wait_count == 0 else f"pat {self.wait_count}"
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count, then log the count."""
+        super().on_validation_end(trainer, pl_module)
+        if trainer.sanity_checking:
+            return
+        for logger in trainer.loggers:
+            logger.log_metrics({"patience/wait": float(self.wait_count)}, step=trainer.global_step)
+
+
+
+def status(trainer: pl.Trainer) -> str:
+    """The status of the trainer's :class:`Patience`, or nothing where it has none."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning's connector
+        if isinstance(callback, Patience):
+            return callback.status
+    return ""

@@ -1,0 +1,44 @@
+"""One line an epoch: the training table as it grows."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_only
+
+from minifold_pl.callbacks.patience import status
+
+
+class EpochLines(pl.Callback):
+    """Print epoch, step, losses, time and ``NEW BEST``/``pat n`` after every validation.
+
+    .. code-block:: yaml
+
+        trainer:
+          callbacks:
+            - class_path: minifold_pl.callbacks.progress.EpochLines
+              init_args: {columns: [val/total, ddim/tm_kabsch]}
+
+    Args:
+        columns: Logged values to show; one that was not logged yet shows as a dash.
+    """
+
+    def __init__(self, columns: list[str]) -> None:
+        self.columns = columns
+        self._start = 0.0
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._start = monotonic()
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the line; validation of this epoch is behind us."""
+        parts = [f"epoch {trainer.current_epoch + 1:>3}", f"step {trainer.global_step:>6}"]
+        for name in self.columns:
+            value = trainer.callback_metrics.get(name)
+            parts.append(f"{name} {float(value):.3f}" if value is not None else f"{name}   –  ")
+        parts.append(f"{monotonic() - self._start:5.0f} s")
+        parts.append(status(trainer))
+        print("  ".join(parts).rstrip(), flush=True)

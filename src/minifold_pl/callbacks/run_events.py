@@ -1,0 +1,66 @@
+"""What a run's folder says about it: its state marker and its events."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+
+from minifold_pl.callbacks.patience import Patience
+from minifold_pl.run.events import append_event
+from minifold_pl.run.folder import RunFolder
+from minifold_pl.run.marker import Marker, RunState, write_marker
+
+
+class RunEvents(pl.Callback):
+    """Write RUNNING when training starts, DONE when it has ended, and an event for each start, end and failure.
+
+    A process that fails or is killed leaves RUNNING behind: its successor knows there is work to go on with.
+
+    Args:
+        folder: The run's folder.
+        resumed_from: Checkpoint that this start goes on from.
+    """
+
+    def __init__(self, folder: RunFolder, resumed_from: str | None) -> None:
+        self.folder = folder
+        self.resumed_from = resumed_from
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the start or the resume."""
+        if not trainer.is_global_zero:
+            return
+        self._mark(trainer, RunState.RUNNING, "")
+        place = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        if self.resumed_from is None:
+            append_event(self.folder.events, "started", **place)
+        else:
+            append_event(self.folder.events, "resumed", checkpoint=self.resumed_from, **place)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the end and why."""
+        if not trainer.is_global_zero or trainer.interrupted:
+            return
+        reason = "finished"
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning's connector
+            if isinstance(callback, Patience) and callback.stopped_epoch:
+                reason = f"no improvement of {callback.monitor} in {callback.patience} validations"
+        append_event(
+            self.folder.events, "done", reason=reason, epoch=trainer.current_epoch, step=trainer.global_step
+        )
+        self._mark(trainer, RunState.DONE, reason)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Note a failure; an interruption by the user or a signal leaves the run to be resumed."""
+        if not trainer.is_global_zero:
+            return
+        place = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        if isinstance(exception, Exception):
+            first = " ".join(str(exception).split())[:500]
+            append_event(self.folder.events, "failed", error=type(exception).__name__, message=first, **place)
+        else:
+            append_event(self.folder.events, "interrupted", signal=type(exception).__name__, **place)
+
+    def _mark(self, trainer: pl.Trainer, state: RunState, reason: str) -> None:
+        marker = Marker(state=state, reason=reason, epoch=trainer.current_epoch, step=trainer.global_step)
+        write_marker(self.folder.marker, marker)

@@ -1,0 +1,281 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI around a run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from difflib import unified_diff
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentError, set_parsing_settings
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from minifold_pl.callbacks.run_events import RunEvents
+from minifold_pl.checkpoint.atomic import atomic_write_text
+from minifold_pl.checkpoint.contents import CheckpointError, read_checkpoint
+from minifold_pl.checkpoint.io import AtomicCheckpointIO, latest_valid
+from minifold_pl.cli.configs import expand_config_arguments
+from minifold_pl.cli.errors import UserError
+from minifold_pl.cli.run_config import RunConfig
+from minifold_pl.data.datamodule import ProteinDataModule
+from minifold_pl.loggers.metrics_csv import MetricsCSV
+from minifold_pl.loggers.wandb_logger import wandb_logger
+from minifold_pl.modules.base import MinifoldModule
+from minifold_pl.modules.load import build_module
+from minifold_pl.run.events import append_event
+from minifold_pl.run.folder import RunFolder, fresh_folder
+from minifold_pl.run.lock import RunLock, RunLocked
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+IDENTITY = ("model", "data", "seed_everything")
+"""Sections of the config that make a run what it is: a run is not continued with others."""
+
+
+class MinifoldCLI(LightningCLI):
+    """LightningCLI with a run folder: config, checkpoints, metrics and events of a run lie in one place."""
+
+    run_folder: RunFolder
+    resume_from: Path | None = None
+
+    def __init__(self, args: Sequence[str], default_folder: str) -> None:
+        self.default_folder = default_folder
+        super().__init__(
+            MinifoldModule,
+            ProteinDataModule,
+            subclass_mode_model=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            parser_class=_Parser,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=list(args),
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the ``run`` section."""
+        parser.add_argument("--run", type=RunConfig, default=RunConfig(dir=self.default_folder), help="Run folder and dashboards.")
+
+    def before_instantiate_classes(self) -> None:
+        """Find the run folder and what to go on from."""
+        config = self.config[self.subcommand]
+        run = config.run
+        self.run_folder = RunFolder(Path(run.dir).expanduser())
+        if self.subcommand == "fit":
+            if run.fresh:
+                self.run_folder = RunFolder(fresh_folder(self.run_folder.path))
+                run.dir = str(self.run_folder.path)
+            elif self.run_folder.exists() and config.get("ckpt_path") is None:
+                self._refuse_changes(allow=run.allow_changes)
+                self.resume_from = self._latest()
+                config.ckpt_path = None if self.resume_from is None else str(self.resume_from)
+        elif config.get("ckpt_path") is None:
+            best = self.run_folder.checkpoints / "best.ckpt"
+            newest = best if best.is_file() else self._latest()
+            if newest is None:
+                raise UserError(
+                    f"nothing to {self.subcommand}: no checkpoint in {self.run_folder.checkpoints}; "
+                    "give --ckpt_path, or --run.dir of a trained run",
+                    exit_code=2,
+                )
+            config.ckpt_path = str(newest)
+        if config.get("ckpt_path") is not None and self.resume_from is None:
+            read_checkpoint(Path(config.ckpt_path))
+        config.trainer.default_root_dir = str(self.run_folder.path)
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """A trainer whose checkpoints, loggers and events go to the run folder."""
+        config = self.config[self.subcommand]
+        self.run_folder.create()
+        self.metrics = MetricsCSV(self.run_folder.metrics)
+        loggers: list[Any] = []
+        if self.subcommand == "fit":
+            loggers.append(self.metrics)
+            dashboard = wandb_logger(self.run_folder, config.run.wandb, config.run.wandb_project)
+            if dashboard is not None:
+                loggers.append(dashboard)
+        configured = self._get(self.config_init, "trainer").get("logger")
+        if configured not in (None, True, False):
+            loggers += configured if isinstance(configured, list) else [configured]
+        plugins = self._get(self.config_init, "trainer").get("plugins") or []
+        plugins = list(plugins) if isinstance(plugins, list) else [plugins]
+        if config.trainer.precision is None:
+            kwargs["precision"] = _precision()
+        trainer = super().instantiate_trainer(
+            logger=loggers or False, plugins=[*plugins, AtomicCheckpointIO()], **kwargs
+        )
+        if self.subcommand == "fit":
+            resumed = None if self.resume_from is None else self.resume_from.name
+            trainer.callbacks.append(RunEvents(self.run_folder, resumed))  # type: ignore[attr-defined]
+        return trainer
+
+    def after_instantiate_classes(self) -> None:
+        """Let the module know the config it was built from: checkpoints carry it."""
+        assert isinstance(self.model, MinifoldModule)
+        self.model.model_config = self.plain_config()["model"]
+
+    def plain_config(self) -> dict[str, Any]:
+        """The resolved config of the subcommand as plain values."""
+        return _plain(self._parser(self.subcommand), self.config[self.subcommand])
+
+    def fit(self, model: MinifoldModule, **kwargs: Any) -> None:
+        """Train in the run folder, alone in it."""
+        folder = self.run_folder
+        if self.trainer.is_global_zero:
+            try:
+                lock = RunLock(folder.lock).__enter__()
+            except RunLocked as error:
+                raise UserError(f"{error}; wait for it, or take another folder with --run.dir or --fresh") from error
+        else:
+            lock = None
+        try:
+            if self.trainer.is_global_zero:
+                atomic_write_text(folder.config, yaml.safe_dump(self.plain_config(), sort_keys=False))
+                if self.resume_from is not None:
+                    step = int(read_checkpoint(self.resume_from).get("global_step", 0))
+                    self.metrics.resume_from(step)
+                    print(f"resuming {folder.path} from {self.resume_from.name} (step {step})", flush=True)
+            self.trainer.fit(model, weights_only=True, **{k: v for k, v in kwargs.items() if k != "weights_only"})
+        finally:
+            if lock is not None:
+                lock.__exit__(None, None, None)
+
+    def _latest(self) -> Path | None:
+        return latest_valid(self.run_folder.checkpoints) if self.run_folder.checkpoints.is_dir() else None
+
+    def _refuse_changes(self, allow: bool) -> None:
+        if not self.run_folder.config.is_file():
+            return
+        before = yaml.safe_load(self.run_folder.config.read_text())
+        now = self.plain_config()
+        old, new = ({k: c.get(k) for k in IDENTITY} for c in (before, now))
+        if old == new:
+            return
+        lines = [
+            line
+            for line in unified_diff(*(yaml.safe_dump(c, sort_keys=True).splitlines() for c in (old, new)), n=0)
+            if line[:1] in "+-" and not line.startswith(("+++", "---"))
+        ]
+        shown = "; ".join(" ".join(line.split()) for line in lines[:6])
+        if allow:
+            append_event(self.run_folder.events, "config_changed", changes=lines)
+            return
+        raise UserError(
+            f"{self.run_folder.path} holds a run with other settings ({shown}{' …' if len(lines) > 6 else ''}).\n"
+            "Use --fresh for a new run, or --run.allow_changes true to go on with the changed settings.",
+            exit_code=2,
+        )
+
+
+class _Parser(LightningArgumentParser):
+    """A parser that raises instead of printing a usage of several screens."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "exit_on_error": False})
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one of the four subcommands.
+
+    Args:
+        args: The arguments, the subcommand first.
+    """
+    cli(args)
+    return 0
+
+
+def cli(args: Sequence[str]) -> MinifoldCLI:
+    """Parse ``args``, build everything and run the subcommand; returns the finished CLI.
+
+    Raises:
+        UserError: A wrong setting, a missing file, a run in use …
+    """
+    arguments, names = expand_config_arguments(args)
+    arguments = ["--run.fresh=true" if a == "--fresh" else a for a in arguments]
+    quiet_libraries()
+    with user_errors():
+        return MinifoldCLI(arguments, default_folder=str(Path("runs") / (names[-1] if names else "run")))
+
+
+def resolve_config(config: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A config with everything it is based on and every default, as plain values.
+
+    Args:
+        config: Path or shipped name.
+        overrides: Further arguments such as ``--model.init_args.p_uncond=0``.
+
+    Raises:
+        UserError: No such config, or a wrong setting in it.
+    """
+    arguments, _ = expand_config_arguments(["--config", config, *overrides])
+    parser = _Parser()
+    parser.add_argument("-c", "--config", action=ActionConfigFile)
+    parser.add_argument("--seed_everything", type=bool | int, default=0)
+    parser.add_lightning_class_args(pl.Trainer, "trainer")
+    parser.add_lightning_class_args(MinifoldModule, "model", subclass_mode=True)
+    parser.add_lightning_class_args(ProteinDataModule, "data")
+    parser.add_argument("--run", type=RunConfig, default=RunConfig())
+    parser.set_defaults({"data.path": ""})
+    quiet_libraries()
+    with user_errors():
+        return _plain(parser, parser.parse_args(arguments))
+
+
+def instantiate_model(config: str, overrides: Sequence[str] = ()) -> MinifoldModule:
+    """The model of a config, without data, trainer or run folder; arguments as in :func:`resolve_config`."""
+    resolved = resolve_config(config, overrides)
+    with user_errors():
+        return build_module(resolved["model"])
+
+
+def _precision() -> str:
+    """Where the config leaves ``trainer.precision`` open: the fastest safe one of this machine."""
+    if not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+def _plain(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
+    return yaml.safe_load(parser.dump(config, skip_none=False, skip_validation=True))
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn what users get wrong into :class:`UserError`; anything unforeseen keeps its traceback."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise UserError(_one_or_two_lines(str(error)), exit_code=2) from error
+    except (ValueError, CheckpointError, MisconfigurationException) as error:
+        raise UserError(_one_or_two_lines(str(error))) from error
+    except OSError as error:
+        raise UserError(f"{error.strerror or error}: {error.filename}" if error.filename else str(error)) from error
+
+
+def _one_or_two_lines(text: str) -> str:
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    first, *rest = lines or ["unknown error"]
+    if rest and first.endswith(":"):
+        first = f"{first} {rest.pop(0)}"
+    return "\n".join([first, *rest[:1]])
+
+
+def quiet_libraries() -> None:
+    """Silence what libraries say about choices that are made here on purpose."""
+    for message in (
+        ".*args parameter is intended to run from within Python.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*does not have many workers.*",
+        ".*The number of training batches .* is smaller than the logging interval.*",
+        ".*Starting from v1.9.0, `tensorboardX` has been removed.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,92 @@
+"""``minifold-pl``: one program, its commands loaded when they are used."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+import minifold_pl
+from minifold_pl.cli.errors import UserError
+
+LIGHTNING = {
+    "fit": "train a model; on the folder of a run it goes on with that run",
+    "validate": "losses and metrics on the validation split",
+    "test": "losses and metrics on the test split",
+    "predict": "draw a structure for every chain of a split",
+}
+COMMANDS = ("data", "sample", "evaluate", "describe", "ckpt")
+"""Modules of this package with ``add_parser(subparsers)``; each parser's default ``run`` does the work."""
+
+EPILOG = """\
+start here:
+  minifold-pl fit --config quickstart.yaml      five minutes on a CPU, no data needed
+  minifold-pl fit --config contact.yaml --data.path STORE
+  minifold-pl fit --config v13.yaml --data.path STORE --model.init_args.encoder_ckpt CKPT
+
+each command has its own --help; fit --help lists every setting
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The top parser; imports nothing heavy."""
+    parser = argparse.ArgumentParser(
+        prog="minifold-pl",
+        description=minifold_pl.__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"minifold-pl {minifold_pl.__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in LIGHTNING.items():
+        subparsers.add_parser(name, help=text, add_help=False)
+    for name in COMMANDS:
+        import_module(f"minifold_pl.cli.{name}").add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The arguments without the program's name; those of the process where None.
+
+    Returns:
+        0 done, 1 failed, 2 wrong use.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [a for a in args if a != "--debug"]
+    try:
+        return _dispatch(args)
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has enough of it, as `head` does.
+        sys.stderr.close()
+        return 0
+
+
+def _dispatch(args: list[str]) -> int:
+    if args and args[0] in LIGHTNING:
+        return import_module("minifold_pl.cli.lightning_cli").run(args)
+    parser = build_parser()
+    try:
+        parsed = parser.parse_args(args)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return int(parsed.run(parsed))
+
+
+def entry_point() -> None:
+    """The console script."""
+    sys.exit(main())

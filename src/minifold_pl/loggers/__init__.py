@@ -1,0 +1,1 @@
+"""Where logged numbers go: CSV always, W&B beside it."""

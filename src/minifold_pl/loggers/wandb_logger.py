@@ -1,0 +1,57 @@
+"""Weights & Biases with one run id for the life of a run folder."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from lightning.pytorch.loggers import WandbLogger
+
+from minifold_pl.run.folder import RunFolder
+
+Mode = Literal["auto", "online", "offline", "disabled"]
+
+
+def wandb_logger(folder: RunFolder, mode: Mode, project: str) -> WandbLogger | None:
+    """The W&B logger of a run, or None where it is disabled.
+
+    The id is made once and kept in the run folder, so that a resumed run goes on with one curve.
+
+    Args:
+        folder: The run's folder.
+        mode: ``auto`` is online where there is an API key and offline where there is none; ``WANDB_MODE`` wins.
+        project: Project on the W&B side.
+    """
+    chosen = os.environ.get("WANDB_MODE", "") or mode
+    if chosen == "auto":
+        chosen = "online" if _has_key() else "offline"
+    if chosen in ("disabled", "dryrun"):
+        return None
+    import wandb
+
+    folder.wandb_id.parent.mkdir(parents=True, exist_ok=True)
+    if folder.wandb_id.is_file():
+        run_id = folder.wandb_id.read_text().strip()
+    else:
+        run_id = wandb.util.generate_id()
+        folder.wandb_id.write_text(run_id + "\n")
+    return WandbLogger(
+        project=project,
+        name=folder.path.name,
+        id=run_id,
+        save_dir=str(folder.path),
+        offline=chosen == "offline",
+        resume=None if chosen == "offline" else "allow",
+        settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, init_timeout=30),
+    )
+
+
+def _has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    import wandb
+
+    try:
+        return bool(wandb.api.api_key)
+    except Exception:  # an unreadable netrc, or a change in wandb's internals, means: no key we can use
+        return False

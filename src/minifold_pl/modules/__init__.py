@@ -1,0 +1,1 @@
+"""LightningModules: they wire parts together and log; the science lives below them."""

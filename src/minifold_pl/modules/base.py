@@ -1,0 +1,171 @@
+"""What both stages share: optimizer, schedule, logging, and what a checkpoint says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+import minifold_pl
+from minifold_pl.constants import AMINO_ACIDS, CLS, EOS, FIRST_RESIDUE, NO_LABEL
+from minifold_pl.modules.optim import LRSchedule, OptimizerConfig, build_optimizer, build_scheduler, group_rates
+from minifold_pl.types import ProteinBatch
+
+CHECKPOINT_KEY = "minifold_pl"
+"""Where a checkpoint keeps what rebuilds its module: plain values only."""
+CHECKPOINT_FORMAT = 1
+
+
+class MinifoldModule(pl.LightningModule):
+    """Base of the two stages.
+
+    Args:
+        optimizer: AdamW and its learning-rate groups.
+        schedule: Learning rate over the epochs.
+        seed: Seed of every random draw in training and validation.
+    """
+
+    stage: ClassVar[str]
+    """``contact`` or ``diffusion``."""
+
+    def __init__(self, *, optimizer: OptimizerConfig, schedule: LRSchedule, seed: int) -> None:
+        super().__init__()
+        self.optimizer_config = optimizer
+        self.schedule_config = schedule
+        self.seed = seed
+        self.model_config: dict[str, Any] = {}
+        """The ``model`` section of the config that built this module; set by the command line."""
+        self.architecture_labels: tuple[str, ...] = ()
+        """CATH architectures of the training split, in the order of their indices."""
+
+    # --- the seam for describe, profile and diagnose ---------------------------------------------
+
+    def losses(self, batch: ProteinBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The total of a training step and its raw terms, for ``batch`` at epoch 1, without side effects."""
+        raise NotImplementedError
+
+    @property
+    def max_residues(self) -> int | None:
+        """The longest chain that the model can read, or None."""
+        return None
+
+    def example_batch(self, batch_size: int, length: int) -> ProteinBatch:
+        """A well-formed batch of extended chains on the module's device, for shapes and costs."""
+        device = self.device
+        residues = torch.arange(length, device=device) % len(AMINO_ACIDS) + FIRST_RESIDUE
+        ends = torch.tensor([CLS, EOS], device=device)
+        tokens = torch.cat([ends[:1], residues, ends[1:]]).expand(batch_size, -1).contiguous()
+        place = torch.arange(length, device=device, dtype=torch.float32)
+        zigzag = 0.9 * (-1.0) ** place
+        ca = torch.stack([3.31 * place, zigzag, zigzag.roll(1)], dim=-1)
+        offsets = torch.tensor(
+            [[-1.46, 0.0, 0.0], [0.0, 0.0, 0.0], [0.55, 1.42, 0.0], [0.1, 2.4, 0.6]], device=device
+        )
+        coords = (ca[:, None] + offsets).expand(batch_size, -1, -1, -1).contiguous()
+        everywhere = torch.ones(batch_size, length, dtype=torch.bool, device=device)
+        bonded = everywhere.clone()
+        bonded[:, -1] = False
+        missing = torch.full((batch_size,), NO_LABEL, device=device)
+        return ProteinBatch(
+            names=tuple(f"example-{i}" for i in range(batch_size)),
+            tokens=tokens,
+            residue_mask=everywhere,
+            coords=coords,
+            atom_mask=everywhere[..., None].expand(-1, -1, 4).contiguous(),
+            bonded=bonded,
+            residue_index=torch.arange(length, device=device).expand(batch_size, -1).contiguous(),
+            cath_class=missing,
+            cath_architecture=missing.clone(),
+        )
+
+    # --- optimisation ----------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]  # a dict is one of its forms
+        """AdamW in the configured groups, with the configured schedule."""
+        optimizer = build_optimizer(self.named_parameters(), self.optimizer_config)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": build_scheduler(optimizer, self.schedule_config, self._steps_per_epoch()),
+        }
+
+    def _steps_per_epoch(self) -> int:
+        # Asking for the estimate makes the trainer set up its data loaders.
+        _ = self.trainer.estimated_stepping_batches
+        batches = self.trainer.num_training_batches
+        if batches == float("inf"):
+            raise ValueError("the training data must have a known number of batches")
+        return max(1, ceil(batches / self.trainer.accumulate_grad_batches))
+
+    # --- logging ---------------------------------------------------------------------------------
+
+    def log_losses(
+        self,
+        prefix: str,
+        total: Tensor,
+        terms: Mapping[str, Tensor],
+        weights: Mapping[str, float],
+        batch_size: int,
+    ) -> None:
+        """Log the total and every term, raw and weighted, as means over the epoch.
+
+        Names are ``{prefix}/{term}`` and ``{prefix}_weighted/{term}``, so nothing that enters the total can
+        go unseen.
+        """
+        values: dict[str, Tensor] = {f"{prefix}/total": total.detach()}
+        for name, term in terms.items():
+            values[f"{prefix}/{name}"] = term.detach()
+            values[f"{prefix}_weighted/{name}"] = weights[name] * term.detach()
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log each group's learning rate as it is used."""
+        self.log_dict({f"lr/{name}": lr for name, lr in group_rates(optimizer).items()})
+
+    # --- labels and checkpoints ------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Take over the training split's label set."""
+        labels = tuple(getattr(getattr(self.trainer, "datamodule", None), "architectures", ()))
+        if labels and not self.architecture_labels:
+            self.architecture_labels = labels
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what the checkpoint is and how to build its module."""
+        checkpoint[CHECKPOINT_KEY] = {
+            "format": CHECKPOINT_FORMAT,
+            "stage": self.stage,
+            "version": minifold_pl.__version__,
+            "model_config": self.model_config,
+            "architectures": list(self.architecture_labels),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of the other stage.
+
+        Raises:
+            ValueError: The checkpoint is of another stage or another program.
+        """
+        check_stage(checkpoint, self.stage, "this checkpoint")
+        self.architecture_labels = tuple(checkpoint[CHECKPOINT_KEY]["architectures"])
+
+
+def check_stage(checkpoint: Mapping[str, Any], stage: str | None, name: str) -> Mapping[str, Any]:
+    """What a checkpoint says about itself.
+
+    Raises:
+        ValueError: ``name`` is no checkpoint of this program, has a newer format, or is of another stage.
+    """
+    about = checkpoint.get(CHECKPOINT_KEY)
+    if not isinstance(about, Mapping) or "stage" not in about:
+        raise ValueError(f"{name} was not written by minifold-pl: it has no {CHECKPOINT_KEY!r} entry")
+    if about.get("format", 0) > CHECKPOINT_FORMAT:
+        raise ValueError(
+            f"{name} has format {about['format']}, this version reads up to {CHECKPOINT_FORMAT}: update minifold-pl"
+        )
+    if stage is not None and about["stage"] != stage:
+        raise ValueError(f"{name} is a {about['stage']} checkpoint where a {stage} checkpoint is needed")
+    return about

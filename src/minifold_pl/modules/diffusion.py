@@ -1,0 +1,347 @@
+"""Stage 2: a diffusion model of Cα frames, conditioned on sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from minifold_pl.data.tokenizer import null_tokens
+from minifold_pl.diffusion.draws import centered_noise, keyed_generator
+from minifold_pl.diffusion.guidance import GuidedDenoiser
+from minifold_pl.diffusion.process import add_noise
+from minifold_pl.diffusion.samplers import ddim
+from minifold_pl.diffusion.schedule import CosineSchedule
+from minifold_pl.geometry.frames import ca_frames
+from minifold_pl.geometry.units import center, to_angstrom, to_model_units
+from minifold_pl.losses.objective import DiffusionObjective, LossWeights, weighted_total, weights_at
+from minifold_pl.modules.base import CHECKPOINT_KEY, MinifoldModule
+from minifold_pl.modules.encoder_checkpoint import load_encoder
+from minifold_pl.modules.optim import LRSchedule, OptimizerConfig, ThreePhase
+from minifold_pl.modules.sampling import SamplerConfig
+from minifold_pl.nn.contact_classifier import ContactClassifier
+from minifold_pl.nn.denoiser import IPADenoiser
+from minifold_pl.nn.heads import AuxDistanceStack, RgHead
+from minifold_pl.nn.pair_stack import PairStack
+from minifold_pl.types import (
+    Condition,
+    Denoised,
+    ProteinBatch,
+    SequenceFeatures,
+    StructurePrediction,
+    StructureTarget,
+)
+
+_V13_OPTIMIZER = OptimizerConfig()
+_V13_SCHEDULE = ThreePhase()
+_V13_WEIGHTS = LossWeights()
+_COSINE = CosineSchedule()
+_DDIM = SamplerConfig()
+
+
+class Draws(NamedTuple):
+    """The random part of one training or validation example, already on the device."""
+
+    t: Tensor
+    """(b) timesteps 1 … T − 1."""
+    noise: Tensor
+    """(b l 3) centred standard normal noise."""
+
+
+class DiffusionModule(MinifoldModule):
+    """Trains encoder → pair stack → IPA denoiser to predict the clean chain from a noised one.
+
+    Every draw (timestep, noise, condition dropout, self-conditioning) is a function of ``seed``, the epoch and the
+    chain's name or the batch's place, so that neither workers nor restarts change it.
+
+    Args:
+        encoder: Sequence encoder; usually read from a stage-1 checkpoint.
+        pair_stack: Pair representation of the sequence.
+        denoiser: Predicts x0 and frames from x_t.
+        aux: Distance head with its own small pair stack; its loss never reaches ``pair_stack``.
+        rg_head: Predicts the radius of gyration from the sequence.
+        encoder_ckpt: Stage-1 checkpoint whose encoder is used. Without one the encoder starts at random.
+        freeze_encoder: Leave the encoder as it is; false trains it jointly.
+        noise_schedule: Noise schedule.
+        snr_gated_frames: Blend frames built from x_t towards the identity as the signal fades.
+        self_conditioning: Probability of a step with a first pass whose estimate starts the second.
+        p_uncond: Probability, for each example, that its residues are replaced by MASK.
+        loss_weights: Weight of each term; one with weight 0 is still logged.
+        fape_clamp: Clamp of FAPE in Å; null for none.
+        noise_draws: Noised copies of each chain in a step; they share one pass through encoder and pair stack.
+        val_draws: Noised copies of each validation chain, at timesteps spread evenly; the same in every epoch.
+        sampler: Settings of ``predict`` and of the DDIM evaluator.
+        optimizer: AdamW and its learning-rate groups.
+        schedule: Learning rate over the epochs.
+        seed: Seed of every random draw.
+    """
+
+    stage: ClassVar[str] = "diffusion"
+
+    def __init__(
+        self,
+        encoder: ContactClassifier,
+        pair_stack: PairStack,
+        denoiser: IPADenoiser,
+        aux: AuxDistanceStack,
+        rg_head: RgHead,
+        encoder_ckpt: str | None = None,
+        freeze_encoder: bool = True,
+        noise_schedule: CosineSchedule = _COSINE,
+        snr_gated_frames: bool = True,
+        self_conditioning: float = 0.25,
+        p_uncond: float = 0.1,
+        loss_weights: LossWeights = _V13_WEIGHTS,
+        fape_clamp: float | None = None,
+        noise_draws: int = 1,
+        val_draws: int = 4,
+        sampler: SamplerConfig = _DDIM,
+        optimizer: OptimizerConfig = _V13_OPTIMIZER,
+        schedule: LRSchedule = _V13_SCHEDULE,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(optimizer=optimizer, schedule=schedule, seed=seed)
+        for name, value in (("self_conditioning", self_conditioning), ("p_uncond", p_uncond)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} is a probability, got {value}")
+        for name, count in (("noise_draws", noise_draws), ("val_draws", val_draws)):
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
+        self.encoder = encoder
+        self.pair_stack = pair_stack
+        self.denoiser = denoiser
+        self.aux = aux
+        self.rg_head = rg_head
+        self.encoder_ckpt = encoder_ckpt
+        self.freeze_encoder = freeze_encoder
+        self.noise_schedule = noise_schedule
+        self.self_conditioning = self_conditioning
+        self.p_uncond = p_uncond
+        self.loss_weights = loss_weights
+        self.objective = DiffusionObjective(fape_clamp=fape_clamp)
+        self.noise_draws = noise_draws
+        self.val_draws = val_draws
+        self.sampler = sampler
+        if snr_gated_frames:
+            times = torch.arange(noise_schedule.timesteps)
+            self.denoiser.frame_confidence = noise_schedule.frame_confidence(times)
+        if freeze_encoder:
+            self.encoder.requires_grad_(False)
+        self.encoder_origin = "random"
+        """``random``, or the stage-1 checkpoint that the encoder came from."""
+
+    # --- set-up ----------------------------------------------------------------------------------
+
+    @property
+    def max_residues(self) -> int | None:
+        """The longest chain that the encoder's positions reach."""
+        return self.encoder.max_residues
+
+    def setup(self, stage: str) -> None:
+        """A fit that starts anew takes the encoder from its stage-1 checkpoint; a resumed one has it already."""
+        super().setup(stage)
+        if stage != "fit" or self.trainer.ckpt_path is not None:
+            return
+        if self.encoder_ckpt is not None:
+            load_encoder(self.encoder, self.encoder_ckpt)
+            self.encoder_origin = str(self.encoder_ckpt)
+        elif self.freeze_encoder:
+            rank_zero_warn(
+                "the encoder is frozen at RANDOM weights: give model.init_args.encoder_ckpt (a stage-1 checkpoint, "
+                "from `minifold-pl fit --config contact.yaml`) or set model.init_args.freeze_encoder to false"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add where the encoder came from."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[CHECKPOINT_KEY]["encoder_origin"] = self.encoder_origin
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See :meth:`MinifoldModule.on_load_checkpoint`."""
+        super().on_load_checkpoint(checkpoint)
+        self.encoder_origin = checkpoint[CHECKPOINT_KEY].get("encoder_origin", "unknown")
+
+    def train(self, mode: bool = True) -> DiffusionModule:
+        """A frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.freeze_encoder:
+            self.encoder.eval()
+        return self
+
+    # --- model -----------------------------------------------------------------------------------
+
+    def encode(self, tokens: Tensor) -> SequenceFeatures:
+        """Features of the sequences, without a graph where the encoder is frozen."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
+            return self.encoder.encode(tokens)
+
+    def condition(self, batch: ProteinBatch, features: SequenceFeatures) -> Condition:
+        """All that the denoiser needs to know of the sequences."""
+        pair = self.pair_stack(features, batch.residue_mask, batch.residue_index)
+        return Condition(features.single, pair, batch.residue_mask, batch.bonded)
+
+    def target(self, batch: ProteinBatch) -> StructureTarget:
+        """The truth in model units."""
+        x0 = center(to_model_units(batch.ca.float()), batch.residue_mask)
+        rotation = ca_frames(x0, batch.ca_mask, batch.bonded).rotation
+        return StructureTarget(x0, rotation, batch.ca_mask, batch.bonded)
+
+    def predict_structure(
+        self,
+        batch: ProteinBatch,
+        tokens: Tensor,
+        target: StructureTarget,
+        draws: Draws,
+        self_condition: bool,
+    ) -> tuple[StructurePrediction, StructureTarget]:
+        """Noise the chains and predict them again.
+
+        ``draws`` may hold k · b examples, copy-major (all chains, then all chains again): they share one pass
+        through encoder and pair stack. The returned target is repeated to match.
+        """
+        features = self.encode(tokens)
+        condition = self.condition(batch, features)
+        copies = len(draws.t) // len(batch)
+        log_rg = self.rg_head(features.pooled, batch.residue_mask)
+        distances = self.aux(features, batch.residue_mask, batch.residue_index)
+        if copies > 1:
+            condition = Condition(*(_repeat(x, copies) for x in condition))
+            target = StructureTarget(*(_repeat(x, copies) for x in target))
+            log_rg, distances = _repeat(log_rg, copies), _repeat(distances, copies)
+        x_t = add_noise(target.x0, draws.t, draws.noise, self.noise_schedule)
+        previous = None
+        if self_condition:
+            with torch.no_grad():
+                previous = self.denoiser(x_t, draws.t, condition)
+            # Autocast keeps the half-precision copies of the weights that it made without a graph; reused in
+            # the second pass, they would cut every weight off from its gradient.
+            torch.clear_autocast_cache()
+        estimate: Denoised = self.denoiser(x_t, draws.t, condition, previous)
+        return StructurePrediction(estimate.x0, estimate.rotation, log_rg, distances), target
+
+    def losses(self, batch: ProteinBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """See :meth:`MinifoldModule.losses`; at the middle timestep, without self-conditioning."""
+        target = self.target(batch)
+        t = torch.full((len(batch),), self.noise_schedule.timesteps // 2, device=target.x0.device)
+        draws = Draws(t, torch.randn_like(target.x0))
+        prediction, target = self.predict_structure(batch, batch.tokens, target, draws, False)
+        terms = self.objective(prediction, target)
+        return weighted_total(terms, weights_at(self.loss_weights, 1)), terms
+
+    # --- training --------------------------------------------------------------------------------
+
+    def training_step(self, batch: ProteinBatch, batch_idx: int) -> Tensor:
+        """One batch: drop conditions, noise, denoise, weigh."""
+        epoch = self.current_epoch
+        tokens = self._drop_conditions(batch, epoch)
+        draws = self._training_draws(batch, epoch)
+        step = keyed_generator(self.seed, "self_conditioning", epoch, batch_idx)
+        again = bool(torch.rand((), generator=step) < self.self_conditioning)
+        prediction, target = self.predict_structure(batch, tokens, self.target(batch), draws, again)
+        terms = self.objective(prediction, target)
+        weights = weights_at(self.loss_weights, epoch + 1)
+        total = weighted_total(terms, weights)
+        self.log_losses("loss", total, terms, weights, len(batch))
+        return total
+
+    def _drop_conditions(self, batch: ProteinBatch, epoch: int) -> Tensor:
+        if self.p_uncond == 0:
+            return batch.tokens
+        draws = [
+            torch.rand((), generator=keyed_generator(self.seed, "p_uncond", epoch, name)) for name in batch.names
+        ]
+        drop = (torch.stack(draws) < self.p_uncond).to(batch.tokens.device)
+        return torch.where(drop[:, None], null_tokens(batch.tokens), batch.tokens)
+
+    def _training_draws(self, batch: ProteinBatch, epoch: int) -> Draws:
+        copies = []
+        for copy in range(self.noise_draws):
+            generators = [keyed_generator(self.seed, "train", epoch, copy, name) for name in batch.names]
+            t = [torch.randint(1, self.noise_schedule.timesteps, (), generator=g) for g in generators]
+            copies.append((torch.stack(t), centered_noise(batch.residue_mask, generators)))
+        return _stack(copies, batch.tokens.device)
+
+    # --- validation ------------------------------------------------------------------------------
+
+    def validation_step(self, batch: ProteinBatch, batch_idx: int) -> None:
+        """Losses at each chain's own fixed timesteps and noise."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: ProteinBatch, batch_idx: int) -> None:
+        """As in validation."""
+        self._evaluate("test", batch)
+
+    def _evaluate(self, prefix: str, batch: ProteinBatch) -> None:
+        draws = self._fixed_draws(batch)
+        prediction, target = self.predict_structure(batch, batch.tokens, self.target(batch), draws, False)
+        terms = self.objective(prediction, target)
+        weights = weights_at(self.loss_weights, self.current_epoch + 1)
+        self.log_losses(prefix, weighted_total(terms, weights), terms, weights, len(batch))
+
+    def _fixed_draws(self, batch: ProteinBatch) -> Draws:
+        # One timestep in each of val_draws equal bands: chains see all noise levels, epochs see the same.
+        copies = []
+        edges = torch.linspace(1, self.noise_schedule.timesteps, self.val_draws + 1).round().long().tolist()
+        for low, high in zip(edges, edges[1:], strict=False):
+            generators = [keyed_generator(self.seed, "val", low, name) for name in batch.names]
+            t = [torch.randint(low, high, (), generator=g) for g in generators]
+            copies.append((torch.stack(t), centered_noise(batch.residue_mask, generators)))
+        return _stack(copies, batch.tokens.device)
+
+    # --- sampling --------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(
+        self, batch: ProteinBatch, sampler: SamplerConfig | None = None, *, seed: int, keys: Sequence[str]
+    ) -> Denoised:
+        """Draw one structure for each sequence of ``batch``; its coordinates are not looked at.
+
+        Args:
+            batch: Sequences; only tokens, masks, residue places and bonds are read.
+            sampler: Settings; the module's own where None.
+            seed: Seed of the noise.
+            keys: One a chain: the same seed and key give the same noise in any batch.
+
+        Returns:
+            Cα positions in Å, centred, and rotations.
+        """
+        sampler = sampler or self.sampler
+        conditional = self.condition(batch, self.encode(batch.tokens))
+        unconditional = None
+        if sampler.guidance != 1:
+            unconditional = self.condition(batch, self.encode(null_tokens(batch.tokens)))
+        denoise = GuidedDenoiser(
+            denoiser=self.denoiser,
+            schedule=self.noise_schedule,
+            conditional=conditional,
+            unconditional=unconditional,
+            weight=sampler.guidance,
+            space=sampler.guidance_space,
+        )
+        result = ddim(
+            denoise,
+            self.noise_schedule,
+            batch.residue_mask,
+            generators=[keyed_generator(seed, "sample", key) for key in keys],
+            steps=sampler.steps,
+            eta=sampler.eta,
+            self_condition=sampler.self_condition,
+        )
+        return Denoised(to_angstrom(result.x0), result.rotation)
+
+    def predict_step(self, batch: ProteinBatch, batch_idx: int) -> Denoised:
+        """One structure for each chain of the batch."""
+        return self.sample(batch, seed=self.seed, keys=batch.names)
+
+
+def _repeat(x: Tensor, copies: int) -> Tensor:
+    return x.repeat(copies, *(1,) * (x.ndim - 1))
+
+
+def _stack(copies: list[tuple[Tensor, Tensor]], device: torch.device) -> Draws:
+    t = torch.cat([t for t, _ in copies])
+    noise = torch.cat([noise for _, noise in copies])
+    return Draws(t.to(device), noise.to(device))

@@ -1,0 +1,40 @@
+"""Take a trained encoder over from a stage-1 checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch.nn import Module
+
+from minifold_pl.checkpoint.contents import read_checkpoint
+from minifold_pl.modules.base import check_stage
+
+_PREFIX = "encoder."
+
+
+def load_encoder(encoder: Module, path: str | Path) -> None:
+    """Fill ``encoder`` with the (averaged) weights of a stage-1 checkpoint; every tensor must match.
+
+    Raises:
+        ValueError: The file is missing, damaged, of the other stage, or its encoder has other shapes.
+    """
+    checkpoint = read_checkpoint(Path(path))
+    check_stage(checkpoint, "contact", f"encoder_ckpt {path}")
+    state = {
+        name.removeprefix(_PREFIX): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith(_PREFIX)
+    }
+    own = encoder.state_dict()
+    differing = sorted(
+        name
+        for name in own.keys() | state.keys()
+        if name not in own or name not in state or own[name].shape != state[name].shape
+    )
+    if differing:
+        shown = ", ".join(differing[:3])
+        raise ValueError(
+            f"the encoder of {path} differs from this config's in {len(differing)} tensors ({shown}, …): "
+            "give model.init_args.encoder the sizes that stage 1 was trained with"
+        )
+    encoder.load_state_dict(state)

@@ -1,0 +1,219 @@
+"""Optimizer, learning-rate groups by parameter-name prefix, and schedules counted in epochs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch.nn import Parameter
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+REST = "rest"
+"""Name of the group that holds every parameter no prefix claims."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with learning rates by module."""
+
+    lr: float = 2e-5
+    """Base learning rate at its peak."""
+    group_lr: dict[str, float] = field(default_factory=dict)
+    """Multiple of ``lr`` for all parameters under a name prefix, e.g. ``{pair_stack: 3.0}``."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay; biases, norms and other vectors are left out of it."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the running mean and of the running square of gradients."""
+    eps: float = 1e-8
+    """Added to the root of the running square."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"lr must be above 0, got {self.lr}")
+        bad = {k: v for k, v in self.group_lr.items() if v <= 0}
+        if bad:
+            raise ValueError(f"group_lr must hold multiples above 0, got {bad}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LRSchedule:
+    """A learning rate as a function of training time, as a multiple of its peak."""
+
+    interval: Literal["step", "epoch"] = "step"
+    """``epoch`` holds the rate during each epoch, ``step`` lets it move with every step."""
+
+    def factor(self, epoch: float, floor: float = 0.0) -> float:
+        """Multiple of the peak after ``epoch`` epochs of training (0 at the first step).
+
+        Args:
+            epoch: Epochs behind us; whole numbers where ``interval`` is ``epoch``.
+            floor: The smallest multiple that a decay may reach.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no factor")
+
+    def floor(self, peak: float) -> float:
+        """The smallest multiple of a group's ``peak`` learning rate."""
+        return 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant(LRSchedule):
+    """The peak throughout."""
+
+    def factor(self, epoch: float, floor: float = 0.0) -> float:
+        """See :meth:`LRSchedule.factor`."""
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupCosine(LRSchedule):
+    """Linear warmup, then a cosine to 0: the schedule of Mini-Fold's contact classifier.
+
+    With epochs counted from 1 the rate is ``e / warmup_epochs`` of the peak up to ``warmup_epochs``, then
+    ``½ (1 + cos π (e − warmup_epochs) / (total_epochs − warmup_epochs))``.
+    """
+
+    interval: Literal["step", "epoch"] = "epoch"
+    """``epoch`` holds the rate during each epoch, ``step`` lets it move with every step."""
+    warmup_epochs: int = 6
+    """Epochs of linear warmup; the peak is reached in the last of them."""
+    total_epochs: int = 60
+    """Epoch in which the rate reaches 0."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.warmup_epochs < self.total_epochs:
+            raise ValueError(
+                f"warmup_epochs must lie between 1 and total_epochs - 1 = {self.total_epochs - 1}, "
+                f"got {self.warmup_epochs}"
+            )
+
+    def factor(self, epoch: float, floor: float = 0.0) -> float:
+        """See :meth:`LRSchedule.factor`."""
+        e = epoch + 1
+        if e <= self.warmup_epochs:
+            return e / self.warmup_epochs
+        return _cosine((e - self.warmup_epochs) / (self.total_epochs - self.warmup_epochs), floor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreePhase(LRSchedule):
+    """Linear warmup, a constant peak, a slow cosine: the schedule of Mini-Fold v13."""
+
+    warmup_epochs: float = 3
+    """Epochs from ``start_factor`` to the peak."""
+    constant_epochs: float = 20
+    """Epochs at the peak."""
+    decay_epochs: float = 37
+    """Epochs of cosine decay, to ``eta_min``; the rate stays there afterwards."""
+    start_factor: float = 0.01
+    """Multiple of the peak at the first step."""
+    eta_min: float = 1e-6
+    """Learning rate at the end of the decay, the same in every group."""
+
+    def __post_init__(self) -> None:
+        for name in ("warmup_epochs", "constant_epochs", "decay_epochs"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 < self.start_factor <= 1:
+            raise ValueError(f"start_factor must lie in (0, 1], got {self.start_factor}")
+
+    def factor(self, epoch: float, floor: float = 0.0) -> float:
+        """See :meth:`LRSchedule.factor`."""
+        if epoch < self.warmup_epochs:
+            return self.start_factor + (1 - self.start_factor) * epoch / self.warmup_epochs
+        past = epoch - self.warmup_epochs - self.constant_epochs
+        if past <= 0:
+            return 1.0
+        return _cosine(past / self.decay_epochs if self.decay_epochs else 1.0, floor)
+
+    def floor(self, peak: float) -> float:
+        """See :meth:`LRSchedule.floor`."""
+        return min(1.0, self.eta_min / peak)
+
+
+def _cosine(progress: float, floor: float) -> float:
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def parameter_groups(
+    parameters: Iterable[tuple[str, Parameter]], prefixes: Iterable[str]
+) -> dict[str, list[tuple[str, Parameter]]]:
+    """Sort the trainable parameters by module.
+
+    A parameter belongs to prefix ``p`` when its name is ``p`` or begins with ``p.``.
+
+    Args:
+        parameters: Names and parameters, as from ``named_parameters()``.
+        prefixes: Name prefixes, e.g. ``denoiser`` or ``denoiser.backbone_head``.
+
+    Returns:
+        A list of named parameters for each prefix, then those of :data:`REST`.
+
+    Raises:
+        ValueError: A prefix matches nothing, or a parameter lies under two prefixes.
+    """
+    groups: dict[str, list[tuple[str, Parameter]]] = {prefix: [] for prefix in prefixes}
+    matched: set[str] = set()
+    rest: list[tuple[str, Parameter]] = []
+    tops: dict[str, None] = {}
+    for name, parameter in parameters:
+        tops.setdefault(name.split(".")[0])
+        owners = [prefix for prefix in groups if name == prefix or name.startswith(f"{prefix}.")]
+        matched.update(owners)
+        if len(owners) > 1:
+            raise ValueError(f"parameter {name} lies under two learning-rate prefixes: {owners}")
+        if not parameter.requires_grad:
+            continue
+        (groups[owners[0]] if owners else rest).append((name, parameter))
+    unmatched = sorted(groups.keys() - matched)
+    if unmatched:
+        raise ValueError(f"no parameter lies under {unmatched}; modules here: {sorted(tops)}")
+    return {**groups, REST: rest}
+
+
+def build_optimizer(parameters: Iterable[tuple[str, Parameter]], config: OptimizerConfig) -> AdamW:
+    """AdamW with one or two parameter groups a prefix: with weight decay, and without for vectors.
+
+    Each group carries ``name``, and its own peak as ``lr``.
+    """
+    groups: list[dict[str, Any]] = []
+    for prefix, named in parameter_groups(parameters, config.group_lr).items():
+        lr = config.lr * config.group_lr.get(prefix, 1.0)
+        matrices = [p for _, p in named if p.ndim >= 2]
+        vectors = [p for _, p in named if p.ndim < 2]
+        if matrices:
+            groups.append(
+                {"params": matrices, "lr": lr, "weight_decay": config.weight_decay, "name": prefix}
+            )
+        if vectors:
+            groups.append({"params": vectors, "lr": lr, "weight_decay": 0.0, "name": f"{prefix}/vectors"})
+    if not groups:
+        raise ValueError("nothing to train: every parameter is frozen")
+    # Fused AdamW: 22 ms against 68 ms (plain) and 80 ms (foreach) for 31 M parameters on one CPU thread.
+    return AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
+
+
+def build_scheduler(optimizer: Optimizer, schedule: LRSchedule, steps_per_epoch: int) -> dict[str, Any]:
+    """Lightning's scheduler entry for ``schedule``.
+
+    Args:
+        optimizer: Its groups' ``lr`` are the peaks.
+        schedule: Rate over epochs.
+        steps_per_epoch: Optimizer steps in one epoch; used where the interval is ``step``.
+    """
+    per_epoch = steps_per_epoch if schedule.interval == "step" else 1
+
+    def function(peak: float) -> Callable[[int], float]:
+        floor = schedule.floor(peak)
+        return lambda count: schedule.factor(count / per_epoch, floor)
+
+    scheduler = LambdaLR(optimizer, [function(group["lr"]) for group in optimizer.param_groups])
+    return {"scheduler": scheduler, "interval": schedule.interval, "frequency": 1, "name": "lr"}
+
+
+def group_rates(optimizer: Optimizer) -> Mapping[str, float]:
+    """The current learning rate of each named group."""
+    return {g["name"]: float(g["lr"]) for g in optimizer.param_groups if not g["name"].endswith("/vectors")}

@@ -1,0 +1,43 @@
+"""RUNNING, DONE or HALTED: the truth about a run is a marker in its folder, never an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+
+
+class RunState(StrEnum):
+    """Where a run stands."""
+
+    RUNNING = "running"
+    DONE = "done"
+    HALTED = "halted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marker:
+    """A run's state and why."""
+
+    state: RunState
+    reason: str = ""
+    epoch: int = 0
+    step: int = 0
+
+
+def write_marker(path: Path, marker: Marker) -> None:
+    """Replace the marker in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(asdict(marker)) + "\n")
+    os.replace(temporary, path)
+
+
+def read_marker(path: Path) -> Marker | None:
+    """The marker, or None where there is none or it cannot be read."""
+    try:
+        content = json.loads(path.read_text())
+        return Marker(**{**content, "state": RunState(content["state"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
