@@ -1,0 +1,1 @@
+"""The diffusion process: schedule, noise, guidance and samplers, for any callable denoiser."""
