@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final, Literal, cast
 
 import numpy as np
 from jaxtyping import Float
@@ -50,19 +50,19 @@ class RecordProblem:
     reason: str
     """Short and the same for every record with this problem: a row of the report's table."""
     detail: str = ""
-    dropped: bool = True
-    """False: the record was repaired, or is merely remarked on, and follows."""
+    action: Literal["dropped", "repaired", "noted"] = "dropped"
+    """What was done: a dropped record does not follow, the others do; a noted one is unchanged."""
 
     def __str__(self) -> str:
         who = f"line {self.line}" + (f" ({self.name!r})" if self.name is not None else "")
         what = f"{self.reason}: {self.detail}" if self.detail else self.reason
-        return f"{who}: {what}" + ("" if self.dropped else " (kept)")
+        return f"{who}: {what} ({self.action})"
 
 
 def read_chain_set(path: str | Path, min_length: int = MIN_LENGTH) -> Iterator[ChainRecord | RecordProblem]:
     """Every chain of a plain or gzipped file, in its order, with a problem for each record that is not sound.
 
-    A repaired record is preceded by its problem (``dropped=False``). Compression is told by content, not by name.
+    A repaired or noted record is preceded by its problem. Compression is told by content, not by name.
 
     Raises:
         SourceError: no such file, a folder, empty, a git-LFS pointer, or binary.
@@ -112,7 +112,8 @@ def _parse_line(
         yield RecordProblem(line=line, name=name, reason=problem.reason, detail=problem.detail)
         return
     for reason, detail in notes:
-        yield RecordProblem(line=line, name=name, reason=reason, detail=detail, dropped=False)
+        action: Literal["repaired", "noted"] = "noted" if reason == _CA_ONLY_NOTE else "repaired"
+        yield RecordProblem(line=line, name=name, reason=reason, detail=detail, action=action)
     yield record
 
 

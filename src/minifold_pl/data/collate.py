@@ -46,8 +46,7 @@ def collate(items: Sequence[ChainItem], pad_multiple: int = PAD_MULTIPLE) -> Pro
         coords[row, :length] = item.coords
         atom_mask[row, :length] = item.atom_mask
         bonded[row, :length] = item.bonded
-        # Padding counts on, so that no two rows of the pair map share a place by accident.
-        residue_index[row] = np.arange(item.start, item.start + l)
+        residue_index[row, :length] = np.arange(item.start, item.start + length)
     return ProteinBatch(
         names=tuple(item.name for item in items),
         tokens=torch.from_numpy(tokens),

@@ -17,6 +17,7 @@ SPLITS_FILE: Final = "chain_set_splits.json"
 """The usual name of the splits file beside a chain set."""
 REPORT_FILE: Final = "report.json"
 """The account of :func:`prepare`, kept in the store."""
+_ACTIONS: Final = ("noted", "repaired", "dropped")
 OWN_KEY: Final = "the records' own key"
 
 
@@ -34,15 +35,9 @@ class PrepareReport:
     """Chains that the splits file names and the source lacks."""
     problems: list[RecordProblem] = field(default_factory=list)
 
-    @property
-    def dropped(self) -> Counter[str]:
-        """Records left out, by reason."""
-        return Counter(p.reason for p in self.problems if p.dropped)
-
-    @property
-    def remarked(self) -> Counter[str]:
-        """Records kept though something was repaired or remarked on, by reason."""
-        return Counter(p.reason for p in self.problems if not p.dropped)
+    def reasons(self, action: str) -> Counter[str]:
+        """Records that were ``dropped``, ``repaired`` or ``noted``, by reason."""
+        return Counter(p.reason for p in self.problems if p.action == action)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -50,8 +45,7 @@ class PrepareReport:
             "source": self.source,
             "splits_from": self.splits_from,
             "kept": self.kept,
-            "dropped": dict(self.dropped),
-            "repaired": dict(self.remarked),
+            **{action: dict(self.reasons(action)) for action in _ACTIONS},
             "split_sizes": self.split_sizes,
             "absent_from_source": self.absent_from_source,
             "problems": [str(problem) for problem in self.problems],
@@ -61,9 +55,9 @@ class PrepareReport:
         """The account as a few aligned lines."""
         rows = [("kept", self.kept, "")]
         rows += [("  " + split, count, "") for split, count in self.split_sizes.items() if count]
-        rows += [("repaired", count, reason) for reason, count in self.remarked.most_common()]
-        rows += [("dropped", count, reason) for reason, count in self.dropped.most_common()]
-        if not self.dropped:
+        for action in _ACTIONS:
+            rows += [(action, count, reason) for reason, count in self.reasons(action).most_common()]
+        if not self.reasons("dropped"):
             rows.append(("dropped", 0, ""))
         if self.absent_from_source:
             rows.append(("not found", self.absent_from_source, "named by the splits file, absent from the source"))

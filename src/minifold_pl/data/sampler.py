@@ -23,8 +23,8 @@ class LengthBucketBatchSampler:
     inside the keys, so that workers that outlive an epoch need not be told.
 
     With several ranks, batches that are next to each other in length go to the same step, so that no rank waits
-    long for another; all ranks have the same number of batches. Where it does not divide, the first batches of
-    the epoch's order are used again (as ``DistributedSampler`` does), at most ``world - 1`` of them.
+    long for another; all ranks have the same number of batches. Where it does not divide, up to ``world - 1`` batches
+    are used twice (as ``DistributedSampler`` does with chains).
 
     Lightning calls ``set_epoch`` on a batch sampler's ``sampler``: hence ``self.sampler = self``. Use it with
     ``Trainer(use_distributed_sampler=False)``.
@@ -85,9 +85,8 @@ class LengthBucketBatchSampler:
 
     def __len__(self) -> int:
         """Batches of one rank."""
-        if self._leave_out:
-            return len(self._lengths) // self._chains_per_batch // self._world
-        return -(-len(self._lengths) // (self._chains_per_batch * self._world))
+        places = self._chains_per_batch * self._world
+        return len(self._lengths) // places if self._leave_out else -(-len(self._lengths) // places)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch
@@ -104,26 +103,34 @@ class LengthBucketBatchSampler:
     def _steps(self, epoch: int) -> list[list[np.ndarray]]:
         """The batches of every rank, step by step."""
         if not self._shuffle:
-            order = np.lexsort((np.arange(len(self._padded)), -self._padded))
-            return self._grouped(self._cut(order))
+            order = np.argsort(-self._padded, kind="stable")
+            if self._leave_out:
+                order = order[: len(self) * self._world * self._chains_per_batch]
+            batches = self._cut(order)
+            return self._grouped(batches, np.arange(len(batches)))
         rng = np.random.default_rng((self._seed, epoch))
         order = rng.permutation(len(self._lengths))
+        # The incomplete batch is set aside before sorting: else it would always hold the longest chains.
+        full = len(order) - len(order) % self._chains_per_batch
+        if self._leave_out:
+            full = len(self) * self._world * self._chains_per_batch
         chunk = self._chains_per_batch * self._world * _CHUNK_STEPS
         batches: list[np.ndarray] = []
-        for first in range(0, len(order), chunk):
-            members = order[first : first + chunk]
+        for first in range(0, full, chunk):
+            members = order[first : min(first + chunk, full)]
             batches += self._cut(members[np.argsort(self._padded[members], kind="stable")])
-        steps = self._grouped(batches)
+        if full < len(order) and not self._leave_out:
+            batches.append(order[full:])
+        steps = self._grouped(batches, rng.permutation(len(batches)))
         return [steps[i] for i in rng.permutation(len(steps))]
 
     def _cut(self, order: np.ndarray) -> list[np.ndarray]:
         size = self._chains_per_batch
         return [order[first : first + size] for first in range(0, len(order), size)]
 
-    def _grouped(self, batches: list[np.ndarray]) -> list[list[np.ndarray]]:
-        """Neighbouring batches to one step each, as many as there are ranks."""
-        if self._leave_out:
-            batches = [batch for batch in batches if len(batch) == self._chains_per_batch]
+    def _grouped(self, batches: list[np.ndarray], again: np.ndarray) -> list[list[np.ndarray]]:
+        """Neighbouring batches to one step each, as many as there are ranks; ``again`` says which to repeat."""
         needed = len(self) * self._world
-        batches = [batches[i % len(batches)] for i in range(needed)]
+        repeated = [batches[again[i % len(again)]] for i in range(needed - len(batches))]
+        batches = (batches + repeated)[:needed]
         return [batches[first : first + self._world] for first in range(0, needed, self._world)]

@@ -1,0 +1,113 @@
+"""``minifold-pl data``: make stores of chains, and look into them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+from minifold_pl.cli.errors import UserError
+
+_PROBLEMS_SHOWN = 20
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``data synth | prepare | stats``."""
+    parser = subparsers.add_parser("data", help="make or inspect a store of protein chains")
+    commands = parser.add_subparsers(dest="data_command", metavar="COMMAND", required=True)
+
+    synth = commands.add_parser(
+        "synth",
+        help="make the synthetic set",
+        description="Make synthetic, physically sound chains whose sequence determines their fold.",
+    )
+    synth.add_argument("--out", required=True, metavar="D", help="store to make")
+    synth.add_argument("--n", type=int, help="number of chains")
+    synth.add_argument("--seed", type=int, help="the same seed makes the same chains")
+    synth.add_argument("--folds", type=int, help="number of folds")
+    synth.add_argument("--min-length", type=int, help="shortest chain, residues")
+    synth.add_argument("--max-length", type=int, help="longest chain, residues")
+    synth.add_argument("--overwrite", action="store_true", help="replace a store that is there")
+
+    prepare = commands.add_parser(
+        "prepare",
+        help="read chain_set.jsonl[.gz] into a store",
+        description="Read chain_set.jsonl[.gz] into a store, and say what was kept, repaired and dropped.",
+    )
+    prepare.add_argument("source", metavar="SRC", help="chain_set.jsonl or chain_set.jsonl.gz")
+    prepare.add_argument("--out", required=True, metavar="D", help="store to make")
+    prepare.add_argument(
+        "--splits",
+        metavar="F",
+        help="JSON of train, validation, test (default: chain_set_splits.json beside SRC, "
+        "else the records' own split)",
+    )
+    prepare.add_argument(
+        "--min-length", type=int, metavar="L", help="fewest residues, and fewest observed Cα, of a chain"
+    )
+    prepare.add_argument("--overwrite", action="store_true", help="replace a store that is there")
+
+    stats = commands.add_parser("stats", help="counts, lengths, labels, leakage between splits")
+    stats.add_argument("store", metavar="D", help="a store")
+    stats.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen command; 0 when done.
+
+    Raises:
+        UserError: the source, the store or an option is at fault.
+    """
+    commands = {"synth": _synth, "prepare": _prepare, "stats": _stats}
+    try:
+        return commands[args.data_command](args)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    except OSError as error:
+        where = error.filename or getattr(args, "out", None) or args.store
+        raise UserError(f"{where}: {error.strerror or error}; nothing was left behind") from error
+
+
+def _synth(args: argparse.Namespace) -> int:
+    from minifold_pl.data.datamodule import write_synthetic
+    from minifold_pl.data.synthetic import SyntheticConfig
+
+    names = ("n", "seed", "folds", "min_length", "max_length")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    started = time.monotonic()
+    count = write_synthetic(args.out, SyntheticConfig(**given), overwrite=args.overwrite)
+    print(f"{count:,} synthetic chains in {args.out}, {time.monotonic() - started:.1f} s")
+    return 0
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from minifold_pl.data.chain_set import MIN_LENGTH
+    from minifold_pl.data.prepare import REPORT_FILE, prepare
+
+    started = time.monotonic()
+    report = prepare(
+        args.source,
+        args.out,
+        splits=args.splits,
+        min_length=MIN_LENGTH if args.min_length is None else args.min_length,
+        overwrite=args.overwrite,
+    )
+    for problem in report.problems[:_PROBLEMS_SHOWN]:
+        print(problem, file=sys.stderr)
+    if (more := len(report.problems) - _PROBLEMS_SHOWN) > 0:
+        print(f"… and {more:,} more, all in {args.out}/{REPORT_FILE}", file=sys.stderr)
+    print(report.table())
+    print(f"store         {args.out}, {time.monotonic() - started:.1f} s")
+    return 0
+
+
+def _stats(args: argparse.Namespace) -> int:
+    from minifold_pl.data.stats import stats_table, store_stats
+    from minifold_pl.data.store import ChainStore
+
+    stats = store_stats(ChainStore.open(args.store))
+    print(json.dumps(stats.as_dict(), indent=1) if args.json else stats_table(stats))
+    return 0

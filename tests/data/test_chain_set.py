@@ -1,0 +1,192 @@
+import gzip
+import json
+import re
+
+import numpy as np
+import pytest
+
+from minifold_pl.data.chain_set import RecordProblem, SourceError, read_chain_set
+from minifold_pl.data.records import ChainRecord
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Reads lines (text or bytes) from a file; returns (records, problems)."""
+
+    def read(*lines, **options):
+        path = tmp_path / "chain_set.jsonl"
+        path.write_bytes(b"\n".join(x if isinstance(x, bytes) else x.encode() for x in lines) + b"\n")
+        items = list(read_chain_set(path, **options))
+        return (
+            [i for i in items if isinstance(i, ChainRecord)],
+            [i for i in items if isinstance(i, RecordProblem)],
+        )
+
+    return read
+
+
+def test_a_record_with_only_the_original_keys_is_read(read, make_line):
+    (record,), problems = read(make_line("1abc.A", 12))
+    assert not problems
+    assert (record.name, record.sequence, record.split) == ("1abc.A", "ACDEFGHIKLMN", "none")
+    assert record.cath == ("1.10.530",)
+    assert record.coords.dtype == np.float32
+    assert record.coords[1, :, 0] == pytest.approx([2.6, 3.8, 5.07, 5.07])
+
+
+def test_the_optional_keys_are_read(read, make_line):
+    (record,), _ = read(make_line(split="test", cluster="c7", rep=True, breaks=[3, 3, 1]))
+    assert (record.split, record.cluster, record.representative, record.breaks) == ("test", "c7", True, (1, 3))
+
+
+def test_an_atom_with_one_missing_coordinate_is_missing_and_null_reads_as_nan(read, make_line):
+    fields = json.loads(make_line())
+    fields["coords"]["O"][2][1] = None
+    fields["coords"]["CA"][4] = [float("nan")] * 3
+    (record,), problems = read(json.dumps(fields))
+    assert not problems
+    missing = np.isnan(record.coords)
+    assert missing[2, 3].all()
+    assert missing[4, 1].all()
+    assert missing.sum() == 6
+
+
+def _with_coords(make_line, atom, change):
+    fields = json.loads(make_line("bad"))
+    change(fields["coords"][atom])
+    return json.dumps(fields)
+
+
+def _set(residue, axis, value):
+    return lambda rows: rows[residue].__setitem__(axis, value)
+
+
+BAD = {
+    "empty line": lambda line: "",
+    "not JSON": lambda line: '{"name": "bad", ',
+    "not an object": lambda line: "[1, 2]",
+    "no name": lambda line: line("", 12),
+    "too short": lambda line: line("bad", 3),
+    "no coordinates": lambda line: line("bad", coords={"CA": [[float("nan")] * 3] * 12}),
+    "duplicate name": lambda line: line("first"),
+    "wrong length": lambda line: _with_coords(line, "CA", lambda rows: rows.pop()),
+    "impossible coordinates": lambda line: _with_coords(line, "C", _set(5, 2, float("inf"))),
+}
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_a_bad_record_is_dropped_with_its_reason_and_the_others_are_kept(read, make_line, reason):
+    records, problems = read(make_line("first"), BAD[reason](make_line), make_line("last"))
+    assert [r.name for r in records] == ["first", "last"]
+    (problem,) = problems
+    assert (problem.reason, problem.line, problem.action) == (reason, 2, "dropped")
+    assert str(problem).startswith("line 2")
+    assert "\n" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"name": 5}, "name is a number"),
+        ({"name": "\ud800"}, "no valid Unicode"),
+        ({"seq": ["A"]}, "seq is a list"),
+        ({"seq": None}, "seq is missing or null"),
+        ({"coords": [1]}, "coords is a list"),
+        ({"coords": {"N": []}}, "coords has no CA"),
+        ({"coords": {"CA": "x"}}, "coords of CA is a string"),
+        ({"coords": {"CA": [["1", "2", "3"]] * 12}}, "in numbers"),
+        ({"coords": {"CA": [[True, True, True]] * 12}}, "in numbers"),
+        ({"coords": {"CA": [[1, 2]] * 12}}, "in numbers"),
+        ({"coords": {"CA": [[1, 2, 3]] * 11 + [7]}}, "no list of"),
+        ({"coords": {"CA": [[1, 2, {}]] * 12}}, "in numbers|no list of"),
+        ({"coords": {"CA": [[10**400, 2, 3]] * 12}}, "in numbers|no list of"),
+    ],
+)
+def test_wrong_types_are_told_apart(read, make_line, fields, told):
+    records, (problem,) = read(make_line("first"), make_line(**fields))
+    assert [r.name for r in records] == ["first"]
+    assert re.search(told, str(problem))
+
+
+@pytest.mark.parametrize("value", [1e5, -1e5, float("-inf"), 1e300])
+def test_a_huge_coordinate_names_its_residue_and_atom(read, make_line, value):
+    _, (problem,) = read(_with_coords(make_line, "CA", _set(7, 0, value)))
+    assert "CA of residue 7" in problem.detail
+
+
+def test_bytes_that_are_no_text_and_json_too_deep_cost_only_their_own_line(read, make_line):
+    records, problems = read(make_line("first"), b'{"name": "\xff\xfe"}', "[" * 100_000, make_line("last"))
+    assert [r.name for r in records] == ["first", "last"]
+    assert [p.reason for p in problems] == ["not JSON", "not JSON"]
+
+
+def test_unknown_letters_are_read_as_x_and_counted(read, make_line):
+    (record,), (problem,) = read(make_line(seq="ACDEFGHIKLB*"))
+    assert record.sequence == "ACDEFGHIKLXX"
+    assert problem.action == "repaired"
+    assert "2 of 12" in problem.detail
+
+
+def test_a_chain_of_ca_alone_is_kept_and_noted(read, make_line):
+    coords = json.loads(make_line())["coords"]
+    (record,), (problem,) = read(make_line(coords={"CA": coords["CA"]}))
+    assert problem.action == "noted"
+    assert np.isnan(record.coords[:, [0, 2, 3]]).all()
+
+
+def test_labels_that_make_no_sense_are_left_out_and_the_chain_kept(read, make_line):
+    (record,), problems = read(make_line(split="dev", CATH=["1.10.530", "x", 3], breaks=[2, 11, -1, "a", True]))
+    assert (record.split, record.cath, record.breaks) == ("none", ("1.10.530",), (2,))
+    assert {p.action for p in problems} == {"repaired"}
+    assert len(problems) == 3
+
+
+def test_the_shortest_chain_is_the_callers_choice_but_never_below_four(read, make_line):
+    records, _ = read(make_line("a", 4), make_line("b", 9), min_length=9)
+    assert [r.name for r in records] == ["b"]
+    with pytest.raises(ValueError, match="min_length is 3"):
+        read(make_line(), min_length=3)
+
+
+def test_compression_is_told_by_content(tmp_path, make_line):
+    path = tmp_path / "no_suffix"
+    path.write_bytes(gzip.compress((make_line("a") + "\n" + make_line("b")).encode()))
+    assert [r.name for r in read_chain_set(path)] == ["a", "b"]
+
+
+def test_a_truncated_gzip_gives_what_it_holds_and_says_so(tmp_path, make_line):
+    rng = np.random.default_rng(0)
+    lines = [make_line(f"c{i}", seq="".join(rng.choice(list("ACDEFGH"), 12))) for i in range(2000)]
+    whole = gzip.compress("\n".join(lines).encode())
+    path = tmp_path / "cut.jsonl.gz"
+    path.write_bytes(whole[: len(whole) // 2])
+    *records, problem = read_chain_set(path)
+    assert len(records) > 100
+    assert [r.name for r in records] == [f"c{i}" for i in range(len(records))]
+    assert problem.reason == "damaged gzip"
+    assert problem.line == len(records) + 1
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "does not exist"),
+        (b"", "is empty"),
+        (b"\n \n", "holds no text"),
+        (b"\x7fELF\x02\x01\x00\x00" * 100, "is binary"),
+        (bytes(range(128, 256)) * 20, "is binary"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 5\n", "git lfs pull"),
+        (gzip.compress(b""), "holds no text"),
+    ],
+)
+def test_a_file_that_is_no_chain_set_is_one_clear_error(tmp_path, content, told):
+    path = tmp_path / "chain_set.jsonl.gz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SourceError, match=told):
+        read_chain_set(path)
+
+
+def test_a_folder_is_refused(tmp_path):
+    with pytest.raises(SourceError, match="is a folder"):
+        read_chain_set(tmp_path)
