@@ -46,8 +46,10 @@ def contact_precision(
     """
     pair = _pairs(mask, separation)
     score = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    score = score.masked_fill(~pair, -torch.inf).flatten(1)
-    hit = (contact_map(ca) & pair).flatten(1)
+    # A NaN would sort first: a map that holds one ranks it last, and never as a hit.
+    broken = score.isnan()
+    score = score.masked_fill(~pair | broken, -torch.inf).flatten(1)
+    hit = (contact_map(ca) & pair & ~broken).flatten(1)
     pairs = pair.sum((-1, -2))
     wanted = torch.minimum((mask.sum(-1) // top).clamp(min=1), pairs)
     last = score.sort(-1, descending=True).values.gather(1, (wanted - 1).clamp(min=0)[:, None])

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+import torch
+
+from minifold_pl.metrics.lddt import lddt_ca, lddt_ca_per_residue
+
+
+def loop_lddt(pred, true):
+    """Pair by pair, as the definition reads: (kept, counted) of each residue."""
+    kept, counted = np.zeros(len(true)), np.zeros(len(true))
+    for i in range(len(true)):
+        for j in range(len(true)):
+            distance = np.linalg.norm(true[i] - true[j])
+            if i == j or distance >= 15:
+                continue
+            error = abs(np.linalg.norm(pred[i] - pred[j]) - distance)
+            counted[i] += 1
+            kept[i] += sum(error < t for t in (0.5, 1, 2, 4)) / 4
+    return kept, counted
+
+
+def test_lddt_agrees_with_a_loop_over_pairs(make_batch, make_walk):
+    true = [make_walk(length) for length in (8, 30, 45)]
+    pred = [chain + torch.randn_like(chain) for chain in true]
+    (a, mask), (b, _) = make_batch(pred), make_batch(true)
+    whole, by_residue = lddt_ca(a, b, mask), lddt_ca_per_residue(a, b, mask)
+    for k, (p, t) in enumerate(zip(pred, true, strict=True)):
+        kept, counted = loop_lddt(p.double().numpy(), t.double().numpy())
+        assert whole[k].item() == pytest.approx(kept.sum() / counted.sum(), abs=1e-5)
+        np.testing.assert_allclose(by_residue[k, : len(t)], kept / counted, atol=1e-5)
+        assert by_residue[k, len(t) :].isnan().all()
+
+
+def test_lddt_agrees_with_a_loop_on_a_real_chain(real_chains):
+    true, pred = real_chains[0][:60], real_chains[1][:60]
+    kept, counted = loop_lddt(pred.double().numpy(), true.double().numpy())
+    mask = torch.ones(1, len(true), dtype=torch.bool)
+    assert lddt_ca(pred[None], true[None], mask).item() == pytest.approx(kept.sum() / counted.sum(), abs=1e-4)
+
+
+def test_unrelated_real_chains_score_three_tenths(real_chains, make_batch):
+    windows = [chain[:60] for chain in real_chains if len(chain) >= 60]
+    ca, mask = make_batch(windows)
+    # Measured before: 0.31 at 60 to 125 residues.
+    assert lddt_ca(ca.roll(1, 0), ca, mask).mean().item() == pytest.approx(0.31, abs=0.03)
+
+
+def test_pair_beyond_15_angstrom_in_the_truth_does_not_count():
+    true = torch.tensor([[[0.0, 0, 0], [4, 0, 0], [40, 0, 0]]])
+    pred = torch.tensor([[[0.0, 0, 0], [4, 0, 0], [90, 0, 0]]])
+    assert lddt_ca(pred, true, torch.ones(1, 3, dtype=torch.bool)).item() == 1
+
+
+def test_residue_without_neighbours_has_no_score():
+    true = torch.tensor([[[0.0, 0, 0], [4, 0, 0], [40, 0, 0]]])
+    score = lddt_ca_per_residue(true, true, torch.ones(1, 3, dtype=torch.bool))
+    assert score[0, :2].tolist() == [1, 1]
+    assert score[0, 2].isnan()
