@@ -57,8 +57,9 @@ def ordinal_distance_per_chain(
     .. math:: L = \frac{1}{|M|\,K} \sum_{(i,j) \in M} \sum_k
               \operatorname{BCE}\bigl(\sigma(z_{ijk}),\ [d_{ij} > e_k]\bigr)
 
-    ``true_ca`` and ``edges`` in Å; M: pairs of two different valid residues. Mean over the edges, as the size
-    of the write-up's values (0.32 to 0.40) shows: their sum would be 31 times that.
+    ``true_ca`` and ``edges`` in Å; M: pairs of two different valid residues. Mean over the edges: so
+    a head that knows only how distances are distributed in real chains has 0.40, one that also knows \|i-j\|
+    has 0.33 (measured), which is where the write-up's values lie (0.32 to 0.40).
     """
     if logits.shape[-1] != edges.shape[-1]:
         raise ValueError(

@@ -27,6 +27,11 @@ from minifold_pl.losses.reduction import PerChain
 from minifold_pl.types import Frames, StructurePrediction, StructureTarget
 
 
+def _check_weight(name: str, weight: float) -> None:
+    if not (math.isfinite(weight) and weight >= 0):
+        raise ValueError(f"loss weight {name} is {weight}: give a finite number, 0 or more")
+
+
 @dataclass(frozen=True, kw_only=True)
 class LinearRamp:
     r"""A weight that moves with the epoch e, counted from 1: :math:`s + (f - s) \min(e/E, 1)`."""
@@ -77,13 +82,15 @@ class LossWeights:
     """Squared overlap of residues that no bond joins, (10 Å)²."""
 
     def __post_init__(self) -> None:
-        for name, weight in _constant_weights(self).items():
-            _check_weight(name, weight)
+        for f in fields(self):
+            if f.name != "bond":  # a ramp checks itself
+                _check_weight(f.name, getattr(self, f.name))
 
 
 def weights_at(weights: LossWeights, epoch: int) -> dict[str, float]:
     """The weight of every term in ``epoch``, counted from 1."""
-    return {**_constant_weights(weights), "bond": weights.bond.at(epoch)}
+    values = {f.name: getattr(weights, f.name) for f in fields(weights)}
+    return {**values, "bond": weights.bond.at(epoch)}
 
 
 def final_weights(weights: LossWeights) -> dict[str, float]:
@@ -115,7 +122,8 @@ class DiffusionObjective:
     """The terms of v11 to v13, named as the fields of :class:`LossWeights`, each unweighted.
 
     Computed in model units, as in the write-up: its tables compare directly. The true frames are those of the
-    true Cα trace; a residue in a segment of fewer than three has none: it is a point of FAPE, not a frame. Total of an epoch: ``weighted_total(terms, weights_at(weights, epoch))``.
+    true Cα trace; a residue in a segment of fewer than three has none: it is a point of FAPE, not a frame.
+    The total of an epoch is ``weighted_total(terms, weights_at(weights, epoch))``.
     """
 
     weights: LossWeights = LossWeights()
@@ -176,12 +184,3 @@ class DiffusionObjective:
     ) -> dict[str, Float[Tensor, ""]]:
         """Every term: the mean over the chains that have anything valid, each chain counting the same."""
         return {name: term.mean() for name, term in self.per_chain(prediction, target).items()}
-
-
-def _constant_weights(weights: LossWeights) -> dict[str, float]:
-    return {f.name: getattr(weights, f.name) for f in fields(weights) if f.name != "bond"}
-
-
-def _check_weight(name: str, weight: float) -> None:
-    if not (math.isfinite(weight) and weight >= 0):
-        raise ValueError(f"loss weight {name} is {weight}: give a finite number, 0 or more")

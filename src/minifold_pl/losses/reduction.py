@@ -31,8 +31,8 @@ class PerChain(NamedTuple):
 def chain_mean(values: Float[Tensor, "b ..."], mask: Bool[Tensor, "b ..."]) -> PerChain:
     """Mean of the ``values`` in ``mask``, chain by chain."""
     # where, not a product: what is masked may be inf, and 0 · inf is NaN
-    kept = values.where(mask, values.new_zeros(())).flatten(1).sum(1)
-    count = mask.flatten(1).sum(1)
+    kept = values.where(mask, values.new_zeros(())).unsqueeze(-1).flatten(1).sum(1)
+    count = mask.unsqueeze(-1).flatten(1).sum(1)
     return PerChain(kept / count.clamp(min=1), count > 0)
 
 
