@@ -36,7 +36,12 @@ def test_a_record_with_only_the_original_keys_is_read(read, make_line):
 
 def test_the_optional_keys_are_read(read, make_line):
     (record,), _ = read(make_line(split="test", cluster="c7", rep=True, breaks=[3, 3, 1]))
-    assert (record.split, record.cluster, record.representative, record.breaks) == ("test", "c7", True, (1, 3))
+    assert (record.split, record.cluster, record.representative, record.breaks) == (
+        "test",
+        "c7",
+        True,
+        (1, 3),
+    )
 
 
 def test_an_atom_with_one_missing_coordinate_is_missing_and_null_reads_as_nan(read, make_line):
@@ -135,7 +140,9 @@ def test_a_chain_of_ca_alone_is_kept_and_noted(read, make_line):
 
 
 def test_labels_that_make_no_sense_are_left_out_and_the_chain_kept(read, make_line):
-    (record,), problems = read(make_line(split="dev", CATH=["1.10.530", "x", 3], breaks=[2, 11, -1, "a", True]))
+    (record,), problems = read(
+        make_line(split="dev", CATH=["1.10.530", "x", 3], breaks=[2, 11, -1, "a", True])
+    )
     assert (record.split, record.cath, record.breaks) == ("none", ("1.10.530",), (2,))
     assert {p.action for p in problems} == {"repaired"}
     assert len(problems) == 3

@@ -39,7 +39,9 @@ def test_splits_come_from_the_file_that_is_given_and_from_nothing_else(source, t
 
 
 def test_the_splits_file_beside_the_source_is_found_and_the_records_own_key_fills_in(source, tmp_path):
-    _splits(source.with_name("chain_set_splits.json"), train=["b"], validation=["a"], cath_nodes={"d": ["2.40.1"]})
+    _splits(
+        source.with_name("chain_set_splits.json"), train=["b"], validation=["a"], cath_nodes={"d": ["2.40.1"]}
+    )
     report = prepare(source, tmp_path / "store")
     store = ChainStore.open(tmp_path / "store")
     assert store.splits == ("validation", "train", "none", "test")
@@ -89,7 +91,9 @@ def test_names_are_kept_verbatim_whatever_they_are(tmp_path, make_line):
 
 def test_every_record_is_accounted_for_in_the_report_and_in_the_store(tmp_path, make_line):
     path = tmp_path / "chain_set.jsonl"
-    path.write_text("\n".join([make_line("a"), "", make_line("a"), make_line("b", 3), make_line("c", seq="B" * 12)]))
+    path.write_text(
+        "\n".join([make_line("a"), "", make_line("a"), make_line("b", 3), make_line("c", seq="B" * 12)])
+    )
     report = prepare(path, tmp_path / "store")
     assert report.kept + sum(report.reasons("dropped").values()) == 5
     assert report.reasons("dropped") == {"empty line": 1, "duplicate name": 1, "too short": 1}

@@ -24,8 +24,11 @@ from minifold_pl.data.records import NO_SPLIT, SPLITS, ChainRecord
 from minifold_pl.data.tokenizer import normalise
 
 MIN_LENGTH: Final = 4
-"""Fewest residues, and fewest observed Cα, of a usable chain. Below four Cα there is no pseudo-dihedral, hence no
-handedness: a chain and its mirror image are the same and the chirality term is undefined."""
+"""Fewest residues, and fewest observed Cα, of a usable chain.
+
+Below four Cα there is no pseudo-dihedral, hence no handedness: a chain and its mirror image are the same, and
+the chirality term is undefined.
+"""
 MAX_COORDINATE: Final = 9999.999
 """Å; the largest value a PDB file can hold. Larger ones are damage, and would drown the rest in float32."""
 
@@ -233,7 +236,9 @@ def _coordinates(coords: Any, length: int) -> tuple[Float[np.ndarray, "l 4 3"], 
     if not isinstance(coords, dict):
         raise _Unusable("wrong type", f"coords is {_kind(coords)}, not an object of N, CA, C, O")
     if "CA" not in coords:
-        raise _Unusable("no coordinates", f"coords has no CA, only {', '.join(map(repr, coords)) or 'nothing'}")
+        raise _Unusable(
+            "no coordinates", f"coords has no CA, only {', '.join(map(repr, coords)) or 'nothing'}"
+        )
     result = np.full((length, len(BACKBONE_ATOMS), 3), np.nan, dtype=np.float64)
     for slot, atom in enumerate(BACKBONE_ATOMS):
         if atom in coords:

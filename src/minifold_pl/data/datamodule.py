@@ -12,19 +12,19 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Subset
 
 from minifold_pl.data.collate import collate
-from minifold_pl.data.dataset import ChainDataset, LongChains
+from minifold_pl.data.dataset import ChainDataset, ChainItem, LongChains
 from minifold_pl.data.records import TEST, TRAIN, VALIDATION
 from minifold_pl.data.sampler import LengthBucketBatchSampler
 from minifold_pl.data.store import ChainStore, StoreError, is_store, write_store
 from minifold_pl.data.synthetic import SyntheticConfig, generate
-from minifold_pl.types import ProteinBatch
 
 
 class ProteinDataModule(LightningDataModule):
     """Chains from a store, in batches of like lengths.
 
-    The training order, crops and rotations are functions of (seed, epoch, chain) alone, whatever the number of
-    workers. Validation and test are the same in every epoch: fixed order, fixed crops, no rotation. Under DDP use
+    The training order, crops and rotations are functions of (seed, epoch, chain) alone, whatever the number
+    of workers. Validation and test are the same in every epoch: fixed order, fixed crops, no rotation. Every
+    loader yields a :class:`minifold_pl.types.ProteinBatch`. Under DDP use
     ``Trainer(use_distributed_sampler=False)``: the batches are divided among the ranks here.
 
     Args:
@@ -119,23 +119,26 @@ class ProteinDataModule(LightningDataModule):
         if stage in (None, "test", "predict"):
             self.test_chains = self._chains(TEST)
 
-    def train_dataloader(self) -> DataLoader[ProteinBatch]:
+    def train_dataloader(self) -> DataLoader[ChainItem]:
         """Training chains, shuffled anew in every epoch."""
         return self._loader(self.train_chains, shuffle=True, drop_last=self.drop_last)
 
-    def val_dataloader(self) -> DataLoader[ProteinBatch]:
+    def val_dataloader(self) -> DataLoader[ChainItem]:
         """Validation chains in a fixed order."""
         return self._loader(self.validation_chains, shuffle=False)
 
-    def test_dataloader(self) -> DataLoader[ProteinBatch]:
+    def test_dataloader(self) -> DataLoader[ChainItem]:
         """Test chains in a fixed order."""
         return self._loader(self.test_chains, shuffle=False)
 
-    def predict_dataloader(self) -> DataLoader[ProteinBatch]:
-        """Test chains, longest first; a plain sampler, because Lightning puts its own into it when predicting."""
+    def predict_dataloader(self) -> DataLoader[ChainItem]:
+        """Test chains, longest first; a plain sampler, which Lightning replaces when it predicts."""
         order = (-self.test_chains.lengths).argsort(kind="stable").tolist()
         return DataLoader(
-            Subset(self.test_chains, order), batch_size=self.batch_size, shuffle=False, **self._loader_options()
+            Subset(self.test_chains, order),
+            batch_size=self.batch_size,
+            shuffle=False,
+            **self._loader_options(),
         )
 
     def _chains(self, split: str, **options: Any) -> ChainDataset:
@@ -150,7 +153,7 @@ class ProteinDataModule(LightningDataModule):
 
     def _loader(
         self, chains: ChainDataset, *, shuffle: bool, drop_last: bool = False
-    ) -> DataLoader[ProteinBatch]:
+    ) -> DataLoader[ChainItem]:
         batches = LengthBucketBatchSampler(
             chains.lengths,
             self.batch_size,
@@ -168,7 +171,7 @@ class ProteinDataModule(LightningDataModule):
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
-            # The loader draws a base seed in every epoch; from its own generator, the global one stays as it is.
+            # The loader draws a base seed every epoch: from here, so that the global state stays as it is.
             "generator": torch.Generator().manual_seed(self.seed),
         }
 

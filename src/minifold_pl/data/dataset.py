@@ -46,8 +46,8 @@ class ChainDataset(torch.utils.data.Dataset[ChainItem]):
         long_chains: ``crop`` takes a random contiguous piece of a longer chain, ``drop`` leaves it out.
         seed: Key of all draws.
         random_rotation: Turn every item about the origin by a random rotation.
-        one_per_cluster: Keep one chain of each cluster: its representative if that is left, else the first one.
-            A chain without cluster stands for itself.
+        one_per_cluster: Keep one chain of each cluster: its representative if that is left, else the first
+            one. A chain without cluster stands for itself.
         limit: Keep a random selection of this many chains; None keeps all.
         architectures: Label set; others get ``NO_LABEL``. None takes the training split's.
 
@@ -174,7 +174,7 @@ class ChainDataset(torch.utils.data.Dataset[ChainItem]):
 
 
 def _fill_missing_ca(coords: Float[np.ndarray, "l 4 3"], observed: Bool[np.ndarray, " l"]) -> None:
-    """Put missing Cα on the line between their observed neighbours, and at the nearest one beyond the ends."""
+    """Put missing Cα on the line between their observed neighbours; beyond the ends, at the nearest one."""
     places = np.arange(len(coords))
     for axis in range(3):
         ca = coords[:, CA_ATOM, axis]

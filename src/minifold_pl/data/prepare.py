@@ -60,7 +60,9 @@ class PrepareReport:
         if not self.reasons("dropped"):
             rows.append(("dropped", 0, ""))
         if self.absent_from_source:
-            rows.append(("not found", self.absent_from_source, "named by the splits file, absent from the source"))
+            rows.append(
+                ("not found", self.absent_from_source, "named by the splits file, absent from the source")
+            )
         lines = [f"{what:<14}{count:>8}  {reason}".rstrip() for what, count, reason in rows]
         return "\n".join([f"source        {self.source}", f"splits from   {self.splits_from}", *lines])
 
@@ -75,9 +77,9 @@ def prepare(
 ) -> PrepareReport:
     """Read a chain set into a store at ``out``; every sound chain is kept, missing residues stay as masks.
 
-    Splits come from ``splits``; without it from ``chain_set_splits.json`` beside the source, and for chains it does
-    not name (it may belong to a sister file) from their own ``split`` key. A chain in no split is kept under
-    ``none``.
+    Splits come from ``splits``; without it from ``chain_set_splits.json`` beside the source, and for chains
+    that it does not name (it may belong to a sister file) from their own ``split`` key. A chain in no split
+    is kept under ``none``.
 
     Raises:
         SourceError: the source or the splits file cannot be read at all, or holds no sound chain.
@@ -107,7 +109,11 @@ def prepare(
         if not report.kept:
             first = f"; first: {report.problems[0]}" if report.problems else ""
             raise SourceError(f"{source} holds no sound chain of {len(report.problems)} records{first}")
-        writer.provenance = {"source": source.name, "splits_from": report.splits_from, "min_length": min_length}
+        writer.provenance = {
+            "source": source.name,
+            "splits_from": report.splits_from,
+            "min_length": min_length,
+        }
         writer.attach(REPORT_FILE, json.dumps(report.as_dict(), indent=1))
     return report
 
@@ -145,7 +151,9 @@ def read_splits(path: str | Path) -> _SplitTable:
         raise SourceError(f"splits file {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise SourceError(f"splits file {path} is no JSON: {error}") from None
-    names = {split: content.get(split, []) for split in (TRAIN, VALIDATION, TEST)} if _is_dict(content) else {}
+    names = (
+        {split: content.get(split, []) for split in (TRAIN, VALIDATION, TEST)} if _is_dict(content) else {}
+    )
     sound = all(isinstance(n, list) and all(isinstance(name, str) for name in n) for n in names.values())
     if not any(names.values()) or not sound:
         raise SourceError(
@@ -156,7 +164,8 @@ def read_splits(path: str | Path) -> _SplitTable:
         for name in members:
             if split_of.setdefault(name, split) != split:
                 raise SourceError(
-                    f"splits file {path} puts {name!r} into {split_of[name]} and {split}; a chain has one split"
+                    f"splits file {path} puts {name!r} into {split_of[name]} and {split}; "
+                    "a chain has one split"
                 )
     nodes = content.get("cath_nodes")
     cath_nodes = {

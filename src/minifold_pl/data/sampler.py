@@ -19,12 +19,12 @@ class LengthBucketBatchSampler:
     """Yields batches of keys ``(epoch, index)``, each of chains of like padded length.
 
     The chains are shuffled, cut into chunks of 64 steps, sorted by padded length within a chunk (ties stay
-    shuffled), cut into batches, and the batches are shuffled; every index occurs once an epoch. The epoch travels
-    inside the keys, so that workers that outlive an epoch need not be told.
+    shuffled), cut into batches, and the batches are shuffled; every index occurs once an epoch. The epoch
+    travels inside the keys, so that workers that outlive an epoch need not be told.
 
-    With several ranks, batches that are next to each other in length go to the same step, so that no rank waits
-    long for another; all ranks have the same number of batches. Where it does not divide, up to ``world - 1`` batches
-    are used twice (as ``DistributedSampler`` does with chains).
+    With several ranks, batches that are next to each other in length go to the same step, so that no rank
+    waits long for another; all ranks have the same number of batches. Where it does not divide, up to
+    ``world - 1`` batches are used twice (as ``DistributedSampler`` does with chains).
 
     Lightning calls ``set_epoch`` on a batch sampler's ``sampler``: hence ``self.sampler = self``. Use it with
     ``Trainer(use_distributed_sampler=False)``.
@@ -32,8 +32,8 @@ class LengthBucketBatchSampler:
     Args:
         lengths: Residues of each chain.
         batch_size: Chains a batch and rank; the last one may be smaller.
-        shuffle: False fixes the order for all epochs (keys say epoch 0): longest first, so that what does not fit
-            into memory says so at once.
+        shuffle: False fixes the order for all epochs (keys say epoch 0): longest first, so that what does
+            not fit into memory says so at once.
         seed: Key of the order.
         rank: This process, from 0.
         world: Number of processes.
@@ -63,7 +63,7 @@ class LengthBucketBatchSampler:
         if seed < 0:
             raise ValueError(f"seed is {seed}; give 0 or more")
         self._lengths = np.asarray(lengths, dtype=np.int64)
-        # Named apart from BatchSampler's own attributes, or Lightning would try to make another one from them.
+        # Not named as BatchSampler names them, or Lightning would try to make another sampler from them.
         self._chains_per_batch = batch_size
         self._leave_out = drop_last
         self._shuffle = shuffle
@@ -106,8 +106,8 @@ class LengthBucketBatchSampler:
             order = np.argsort(-self._padded, kind="stable")
             if self._leave_out:
                 order = order[: len(self) * self._world * self._chains_per_batch]
-            batches = self._cut(order)
-            return self._grouped(batches, np.arange(len(batches)))
+            fixed = self._cut(order)
+            return self._grouped(fixed, np.arange(len(fixed)))
         rng = np.random.default_rng((self._seed, epoch))
         order = rng.permutation(len(self._lengths))
         # The incomplete batch is set aside before sorting: else it would always hold the longest chains.
@@ -129,7 +129,7 @@ class LengthBucketBatchSampler:
         return [order[first : first + size] for first in range(0, len(order), size)]
 
     def _grouped(self, batches: list[np.ndarray], again: np.ndarray) -> list[list[np.ndarray]]:
-        """Neighbouring batches to one step each, as many as there are ranks; ``again`` says which to repeat."""
+        """As many neighbouring batches to a step as there are ranks; ``again`` says which to repeat."""
         needed = len(self) * self._world
         repeated = [batches[again[i % len(again)]] for i in range(needed - len(batches))]
         batches = (batches + repeated)[:needed]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -101,7 +102,7 @@ def store_stats(store: ChainStore) -> StoreStats:
 
 def _histogram(lengths: np.ndarray) -> dict[str, int]:
     counts, _ = np.histogram(lengths, bins=[*_HISTOGRAM_EDGES, np.iinfo(np.int64).max])
-    labels = [f"{a}-{b - 1}" for a, b in zip(_HISTOGRAM_EDGES, _HISTOGRAM_EDGES[1:], strict=False)]
+    labels = [f"{a}-{b - 1}" for a, b in pairwise(_HISTOGRAM_EDGES)]
     return dict(zip([*labels, f"{_HISTOGRAM_EDGES[-1]}+"], map(int, counts), strict=True))
 
 
@@ -155,7 +156,8 @@ def stats_table(stats: StoreStats) -> str:
     for label, count in stats.length_histogram.items():
         lines.append(f"  {label:>9} {count:>7,}  {'█' * round(_BAR_WIDTH * count / longest)}".rstrip())
     lines += [
-        f"missing Cα     {stats.missing_ca_share:.2%} of residues; {stats.ca_only_chains:,} chains have only Cα",
+        f"missing Cα     {stats.missing_ca_share:.2%} of residues; "
+        f"{stats.ca_only_chains:,} chains have only Cα",
         f"breaks         {stats.breaks:,} in {stats.chains_with_breaks:,} chains",
         f"unknown        {stats.unknown_letters:,} residues of unknown type",
         f"architectures  {len(stats.architectures)} in the training split; "
@@ -171,9 +173,13 @@ def stats_table(stats: StoreStats) -> str:
     if leak.clusters_across_splits is None:
         lines.append("leakage        unknown by cluster: the records name none")
     else:
-        lines.append(
-            f"leakage        {leak.clusters_across_splits:,} of {stats.clusters:,} clusters lie in two or more "
-            f"splits; {leak.held_out_chains_near_training:,} held-out chains share one with training"
-        )
-    lines.append(f"               {leak.same_sequence_as_training:,} held-out chains have a training chain's sequence")
+        lines += [
+            f"leakage        {leak.clusters_across_splits:,} of {stats.clusters:,} clusters "
+            "lie in two or more splits",
+            f"               {leak.held_out_chains_near_training:,} held-out chains "
+            "share a cluster with training",
+        ]
+    lines.append(
+        f"               {leak.same_sequence_as_training:,} held-out chains have a training chain's sequence"
+    )
     return "\n".join(lines)

@@ -15,6 +15,7 @@ The three arrays are mapped read-only, so that loader workers share their pages.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -175,9 +176,10 @@ class ChainStore:
 class StoreWriter:
     """Writes a store beside ``out`` and moves it there when the ``with`` block ends well.
 
-    Chains are streamed to disk. Whatever goes wrong before the end, an exception or a kill, ``out`` is as it was
-    before; what a killed writer leaves beside it is removed by the next one on the same machine. Replacing a
-    store takes two renames: killed between them, the old one lies beside ``out`` under its ``.replaced`` name.
+    Chains are streamed to disk. Whatever goes wrong before the end, an exception or a kill, ``out`` is as it
+    was before; what a killed writer leaves beside it is removed by the next one on the same machine.
+    Replacing a store takes two renames: killed between them, the old one lies beside ``out`` under a name
+    with ``.replaced-`` in it.
 
     Args:
         out: Folder to make; its parents are made too.
@@ -412,7 +414,5 @@ class _HashedFile:
 
     def abandon(self) -> None:
         """Close without caring for what was written."""
-        try:
+        with contextlib.suppress(OSError):  # a full disk fails again when the buffer is flushed
             self._file.close()
-        except OSError:  # a full disk fails again when the buffer is flushed
-            pass

@@ -30,7 +30,7 @@ for _token, _letter in enumerate(AMINO_ACIDS, start=FIRST_RESIDUE):
 _LETTER_OF_TOKEN: Final = {
     MASK: MASK_LETTER,
     UNK: UNKNOWN_LETTER,
-    **{token: letter for token, letter in enumerate(AMINO_ACIDS, start=FIRST_RESIDUE)},
+    **dict(enumerate(AMINO_ACIDS, start=FIRST_RESIDUE)),
 }
 _BYTE_OF_TOKEN: Final = np.zeros(256, dtype=np.uint8)
 for _token, _letter in _LETTER_OF_TOKEN.items():
@@ -61,8 +61,7 @@ def decode(tokens: Int[np.ndarray, " n"] | Int[Tensor, " n"]) -> str:
     values = np.asarray(tokens)
     if values.size and not (values.min() >= 0 and values.max() < VOCABULARY_SIZE):
         raise ValueError(
-            f"tokens run from {values.min()} to {values.max()}; "
-            f"the vocabulary has 0…{VOCABULARY_SIZE - 1}"
+            f"tokens run from {values.min()} to {values.max()}; the vocabulary has 0…{VOCABULARY_SIZE - 1}"
         )
     letters = _BYTE_OF_TOKEN[values]
     return letters[letters != 0].tobytes().decode("ascii")
@@ -75,6 +74,6 @@ def normalise(sequence: str) -> tuple[str, int]:
 
 
 def null_tokens(tokens: Int[Tensor, "b n"]) -> Int[Tensor, "b n"]:
-    """The unconditional input: residues become MASK; CLS, EOS and PAD stay, and with them the attention mask."""
+    """The unconditional input: residues become MASK; CLS, EOS, PAD and so the attention mask stay."""
     kept = (tokens == PAD) | (tokens == CLS) | (tokens == EOS)
     return tokens.where(kept, MASK)

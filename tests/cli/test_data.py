@@ -1,0 +1,112 @@
+import argparse
+import json
+import os
+
+import pytest
+
+from minifold_pl.cli import data
+from minifold_pl.cli.errors import UserError
+from minifold_pl.data.store import ChainStore
+
+
+@pytest.fixture
+def run():
+    """Runs ``data ...`` as the program does."""
+
+    def run(*arguments):
+        parser = argparse.ArgumentParser()
+        data.add_parser(parser.add_subparsers())
+        args = parser.parse_args(["data", *map(str, arguments)])
+        return args.run(args)
+
+    return run
+
+
+def _line(name, **fields):
+    row = [[float(i * 3.8), 0.0, 0.0] for i in range(6)]
+    return json.dumps({"name": name, "seq": "ACDEFG", "coords": {"CA": row}, "CATH": ["1.10.8"], **fields})
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "chain_set.jsonl"
+    path.write_text("\n".join([_line("a", split="train"), "", _line("b", split="test"), "{}"]) + "\n")
+    return path
+
+
+def test_prepare_makes_a_store_and_tells_what_became_of_each_record(run, source, tmp_path, capsys):
+    assert run("prepare", source, "--out", tmp_path / "store") == 0
+    assert ChainStore.open(tmp_path / "store").names == ("a", "b")
+    out, err = capsys.readouterr()
+    assert "line 2: empty line (dropped)" in err.splitlines()
+    assert "line 4: wrong type: name is missing or null, not a string (dropped)" in err.splitlines()
+    assert "kept                 2" in out
+    assert "dropped              1  wrong type" in out
+
+
+def test_prepare_shows_some_problems_and_says_where_the_others_are(run, tmp_path, capsys):
+    path = tmp_path / "chain_set.jsonl"
+    path.write_text(_line("a") + "\n" * 101)  # a note on Cα alone, and a hundred empty lines
+    run("prepare", path, "--out", tmp_path / "store")
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 21
+    assert err[-1].startswith("… and 81 more, all in")
+
+
+def test_overwrite_is_asked_for(run, source, tmp_path):
+    run("prepare", source, "--out", tmp_path / "store")
+    with pytest.raises(UserError, match="--overwrite replaces it"):
+        run("prepare", source, "--out", tmp_path / "store")
+    assert run("prepare", source, "--out", tmp_path / "store", "--overwrite") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("prepare", "absent.jsonl"), "absent.jsonl does not exist"),
+        (("prepare", "{source}", "--splits", "absent.json"), "splits file absent.json"),
+        (("prepare", "{source}", "--min-length", "2"), "min_length is 2"),
+        (("prepare", "{source}", "--min-length", "100"), "no sound chain of 4 records"),
+    ],
+)
+def test_a_users_mistake_is_told_in_one_line_and_leaves_nothing(run, source, tmp_path, arguments, told):
+    with pytest.raises(UserError, match=told) as caught:
+        run(*(str(a).format(source=source) for a in arguments), "--out", tmp_path / "store")
+    assert "\n" not in str(caught.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["chain_set.jsonl"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_one_may_not_write_is_told_in_one_line(run, source, tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(UserError, match=r"closed.*Permission denied"):
+        run("prepare", source, "--out", tmp_path / "closed" / "store")
+
+
+def test_a_parent_that_is_a_file_is_told_in_one_line(run, source):
+    with pytest.raises(UserError, match=r"chain_set\.jsonl.*nothing was left behind"):
+        run("prepare", source, "--out", source / "store")
+
+
+def test_stats_are_shown_as_a_table_and_as_json(run, source, tmp_path, capsys):
+    run("prepare", source, "--out", tmp_path / "store")
+    capsys.readouterr()
+    assert run("stats", tmp_path / "store") == 0
+    assert "train 1 · test 1" in capsys.readouterr().out
+    assert run("stats", tmp_path / "store", "--json") == 0
+    stats = json.loads(capsys.readouterr().out)
+    assert stats["chains"] == 2
+    assert stats["split_sizes"] == {"train": 1, "test": 1}
+    with pytest.raises(UserError, match="is no store"):
+        run("stats", tmp_path)
+
+
+def test_synth_makes_the_synthetic_set_with_the_settings_given(run, tmp_path, capsys):
+    assert run("synth", "--out", tmp_path / "store", "--n", "40", "--seed", "3", "--max-length", "60") == 0
+    store = ChainStore.open(tmp_path / "store")
+    assert len(store) == 40
+    assert store.lengths.max() <= 60
+    assert store.provenance["synthetic"]["seed"] == 3
+    assert "40 synthetic chains" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--overwrite"):
+        run("synth", "--out", tmp_path / "store")
