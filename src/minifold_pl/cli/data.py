@@ -67,8 +67,9 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(str(error)) from error
     except OSError as error:
-        where = error.filename or getattr(args, "out", None) or args.store
-        raise UserError(f"{where}: {error.strerror or error}; nothing was left behind") from error
+        out = getattr(args, "out", None)  # the commands that write have it
+        left = "; nothing was left behind" if out else ""
+        raise UserError(f"{error.filename or out or args.store}: {error.strerror or error}{left}") from error
 
 
 def _synth(args: argparse.Namespace) -> int:

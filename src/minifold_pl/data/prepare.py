@@ -119,26 +119,30 @@ def prepare(
 
 
 @dataclass(frozen=True)
-class _SplitTable:
+class SplitTable:
+    """What a splits file says."""
+
     split_of: Mapping[str, str] = field(default_factory=dict)
+    """Split, by chain name."""
     cath_nodes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """CATH codes, by chain name."""
 
 
-def _find_splits(source: Path, splits: str | Path | None) -> tuple[_SplitTable, str]:
+def _find_splits(source: Path, splits: str | Path | None) -> tuple[SplitTable, str]:
     beside = source.parent / SPLITS_FILE
     if splits is not None:
         return read_splits(splits), str(splits)
     if beside.is_file():
         return read_splits(beside), f"{beside}, else {OWN_KEY}"
-    return _SplitTable(), OWN_KEY
+    return SplitTable(), OWN_KEY
 
 
-def _placed(record: ChainRecord, table: _SplitTable, strict: bool) -> ChainRecord:
+def _placed(record: ChainRecord, table: SplitTable, strict: bool) -> ChainRecord:
     split = table.split_of.get(record.name, NO_SPLIT if strict else record.split)
     return replace(record, split=split, cath=record.cath or table.cath_nodes.get(record.name, ()))
 
 
-def read_splits(path: str | Path) -> _SplitTable:
+def read_splits(path: str | Path) -> SplitTable:
     """A splits file in Ingraham's form: {train, validation, test: lists of names, cath_nodes: codes by name}.
 
     Raises:
@@ -173,7 +177,7 @@ def read_splits(path: str | Path) -> _SplitTable:
         for name, codes in (nodes.items() if _is_dict(nodes) else ())
         if isinstance(codes, list)
     }
-    return _SplitTable(split_of, cath_nodes)
+    return SplitTable(split_of, cath_nodes)
 
 
 def _is_dict(value: Any) -> bool:
