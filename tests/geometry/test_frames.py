@@ -84,6 +84,16 @@ def test_near_collinear_points_give_rotations_and_finite_gradients(angle: float,
     assert _gradient(lambda p: gram_schmidt(*p), points).isfinite().all()
 
 
+@pytest.mark.parametrize("angle", [1e-2, 2e-3, 9e-4, 1e-4, 1e-6])
+def test_the_gradient_of_a_frame_is_bounded_however_straight_the_chain(angle: float) -> None:
+    """Unbounded it grows as 1/angle, and one straight triplet would rule the batch."""
+    points = torch.tensor(
+        [[-0.38, 0.0, 0.0], [0.0, 0.0, 0.0], [0.38 * math.cos(angle), 0.38 * math.sin(angle), 0.0]]
+    )
+    points = points @ random_rotations(1)[0].T
+    assert _gradient(lambda p: gram_schmidt(*p), points).abs().max() < 10 / (1e-3 * 0.38)
+
+
 @pytest.mark.parametrize("same", [(0, 1), (1, 2), (0, 2), (0, 1, 2)])
 def test_coincident_points_give_rotations_and_finite_gradients(same: tuple[int, ...]) -> None:
     points = torch.randn(3, 3)

@@ -126,6 +126,15 @@ def test_a_dihedral_has_the_iupac_sign(degrees: float) -> None:
     assert math.isclose(dihedral(p0, p1, p2, p3).item(), angle, abs_tol=1e-5)
 
 
+def test_a_straight_chain_has_dihedral_0_without_gradient() -> None:
+    """Rounding alone would otherwise decide the angle, with a gradient of 1e7."""
+    x = torch.arange(6.0, dtype=torch.float64)[:, None] * torch.tensor([0.38, 0.0, 0.0], dtype=torch.float64)
+    x = (x + 1e-7 * torch.randn_like(x)).requires_grad_()
+    angles = pseudo_dihedrals(x)
+    angles.sum().backward()
+    assert not angles.any() and x.grad is not None and not x.grad.any()
+
+
 def test_an_alpha_helix_has_bonds_of_3_8_and_dihedrals_of_50_degrees(alpha_helix: Tensor) -> None:
     """Pauling's helix: Cα–Cα 3.8 Å; pseudo-dihedral 50° (the α cluster of real chains)."""
     assert (bond_lengths(alpha_helix) - 3.8).abs().max() < 0.03

@@ -39,7 +39,7 @@ def gram_schmidt(
     in_plane = _reject(v2, e1)
     length2 = _squared(v2)
     bent = (length2 > _SHORTEST**2) & (_squared(in_plane) > _SMALLEST_SINE**2 * length2)
-    farthest = torch.nn.functional.one_hot(e1.detach().abs().argmin(-1), 3).to(e1)
+    farthest = (torch.arange(3, device=e1.device) == e1.detach().abs().argmin(-1, keepdim=True)).to(e1.dtype)
     e2 = _direction(in_plane, _reject(farthest, e1), bent)
     # twice is enough: one pass leaves an error of eps / sine along e1
     e2 = _direction(_reject(e2, e1), e2, torch.ones_like(bent))

@@ -18,11 +18,8 @@ def log_rg_per_chain(
 
     A chain needs two observed residues to have a size.
     """
-    sized = mask.sum(-1) > 1
-    # a chain without a size has log Rg = -11.5; replaced before the logarithm, so that no gradient sees it
-    rg = radius_of_gyration(ca, mask)
-    error = log_rg - rg.where(sized, rg.new_ones(())).log()
-    return chain_mean(error**2, sized)
+    error = log_rg - radius_of_gyration(ca, mask).log()
+    return chain_mean(error**2, mask.sum(-1) > 1)
 
 
 def log_rg_loss(
