@@ -122,8 +122,12 @@ class Denoiser(Protocol):
         t: Int[Tensor, " b"],
         condition: Condition,
         previous: Denoised | None = None,
+        use_previous: Bool[Tensor, " b"] | None = None,
     ) -> Denoised:
-        """``x_t`` in model units, centred; ``previous`` is the self-conditioning estimate."""
+        """``x_t`` in model units, centred; ``previous`` is the self-conditioning estimate.
+
+        ``use_previous`` says which chains of the batch use it; None means all.
+        """
         ...
 
 
