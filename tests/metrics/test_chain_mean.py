@@ -89,6 +89,13 @@ def test_structure_scores_are_one_number_a_chain(make_batch, make_walk):
     torch.testing.assert_close(scores["ca_bond_share"], torch.ones(2))
 
 
+def test_searched_scores_are_added_on_request(make_batch, make_walk):
+    true, mask = make_batch([make_walk(30), make_walk(20)])
+    plain, searched = (structure_scores(true, true, mask, mask, searched=s) for s in (False, True))
+    assert searched.keys() - plain.keys() == {"tm_score", "gdt_ts", "gdt_ha"}
+    torch.testing.assert_close(searched["tm_score"], torch.ones(2))
+
+
 def test_collection_travels_to_another_process_by_pickle():
     metrics = structure_metrics()
     assert pickle.loads(pickle.dumps(metrics)).keys() == metrics.keys()

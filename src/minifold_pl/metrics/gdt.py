@@ -19,8 +19,8 @@ def gdt_ts_kabsch(
     """Mean share of residues within 1, 2, 4 and 8 Å in the pose of least RMSD, 0 to 1.
 
     LGA's GDT-TS (Zemla 2003, Nucleic Acids Res. 31:3370) looks for the best pose of each cutoff and is
-    never lower, so this is a lower bound of the figure that CASP reports. NaN for a chain without
-    residues.
+    never lower, so this is a lower bound of the figure that CASP reports (nearer to it:
+    :mod:`minifold_pl.metrics.tm_search`). NaN for a chain without residues.
     """
     return _share_within(kabsch_distances(pred, true, mask), mask, GDT_TS_CUTOFFS)
 

@@ -12,6 +12,7 @@ from minifold_pl.metrics.gdt import gdt_ha_kabsch, gdt_ts_kabsch
 from minifold_pl.metrics.lddt import lddt_ca
 from minifold_pl.metrics.rmsd import rmsd
 from minifold_pl.metrics.tm import tm_kabsch
+from minifold_pl.metrics.tm_search import searched_scores
 
 STRUCTURE_SCORES: dict[str, ChainScore] = {
     "tm_kabsch": tm_kabsch,
@@ -29,9 +30,18 @@ def structure_scores(
     true: Float[Tensor, "b l 3"],
     mask: Bool[Tensor, "b l"],
     bonded: Bool[Tensor, "b l"],
+    *,
+    searched: bool = False,
 ) -> dict[str, Float[Tensor, " b"]]:
-    """Every score of each chain; ``ca_bond_share`` and ``clashes`` look at the prediction alone."""
+    """Every score of each chain; ``ca_bond_share`` and ``clashes`` look at the prediction alone.
+
+    ``searched`` adds ``tm_score``, ``gdt_ts`` and ``gdt_ha``, maximised over superpositions: about 50 ms
+    for a chain of 125 residues on one CPU core.
+    """
     scores = {name: score(pred, true, mask) for name, score in STRUCTURE_SCORES.items()}
+    if searched:
+        best = searched_scores(pred, true, mask)
+        scores |= {"tm_score": best.tm, "gdt_ts": best.gdt_ts, "gdt_ha": best.gdt_ha}
     return scores | {"ca_bond_share": ca_bond_share(pred, mask, bonded), "clashes": clash_count(pred, mask)}
 
 
