@@ -25,10 +25,7 @@ class ResumeCheckpoint(_InRunFolder):
 
     .. code-block:: yaml
 
-        trainer:
-          callbacks:
-            - class_path: minifold_pl.callbacks.checkpoints.ResumeCheckpoint
-              init_args: {keep: 2}
+        checkpoints: {every_n_epochs: 1, keep: 2}
 
     Args:
         every_n_epochs: Epochs between saves.
@@ -52,10 +49,7 @@ class BestCheckpoint(_InRunFolder):
 
     .. code-block:: yaml
 
-        trainer:
-          callbacks:
-            - class_path: minifold_pl.callbacks.checkpoints.BestCheckpoint
-              init_args: {monitor: val/total}
+        best: {monitor: val/total}
 
     Args:
         monitor: A logged validation value.

@@ -37,10 +37,7 @@ class DDIMEvaluator(pl.Callback):
 
     .. code-block:: yaml
 
-        trainer:
-          callbacks:
-            - class_path: minifold_pl.callbacks.ddim_evaluator.DDIMEvaluator
-              init_args: {every_n_epochs: 5, chains: 32}
+        ddim: {every_n_epochs: 5, chains: 32}
 
     Args:
         every_n_epochs: Epochs between evaluations; 0 never evaluates.
@@ -52,7 +49,7 @@ class DDIMEvaluator(pl.Callback):
 
     def __init__(
         self,
-        every_n_epochs: int = 5,
+        every_n_epochs: int = 0,
         chains: int = 32,
         batch_size: int = 16,
         sampler: SamplerConfig | None = None,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
@@ -18,13 +21,10 @@ class EMA(WeightAveraging):
 
     .. code-block:: yaml
 
-        trainer:
-          callbacks:
-            - class_path: minifold_pl.callbacks.ema.EMA
-              init_args: {decay: 0.999}
+        ema: {decay: 0.999}
 
     Args:
-        decay: Weight of the old average, below 1.
+        decay: Weight of the old average, below 1; 0 switches averaging off.
         warmup: Grow the decay from 0 over the first updates.
     """
 
@@ -42,7 +42,30 @@ class EMA(WeightAveraging):
         decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
         torch._foreach_lerp_(averages, currents, 1 - decay)
 
-    @property
-    def active(self) -> bool:
-        """Whether an average exists (while fitting)."""
-        return self._average_model is not None
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make the average, unless it is switched off."""
+        if self.decay > 0:
+            super().setup(trainer, pl_module, stage)
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """After every step, unless averaging is switched off."""
+        return self.decay > 0 and super().should_update(step_idx, epoch_idx)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the average in the module."""
+        if self.decay > 0:
+            super().on_train_end(trainer, pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Save both sets of weights, where there are two."""
+        if self._average_model is not None:
+            super().on_save_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Load both sets of weights, where there are two."""
+        if self._average_model is not None:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)

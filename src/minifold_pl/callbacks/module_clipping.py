@@ -23,18 +23,17 @@ class ModuleClipping(pl.Callback):
 
     .. code-block:: yaml
 
-        trainer:
-          callbacks:
-            - class_path: minifold_pl.callbacks.module_clipping.ModuleClipping
-              init_args:
-                max_norm: {denoiser: 1.0, pair_stack: 0.5, aux: 0.5}
+        clipping:
+          max_norm: {denoiser: 1.0, pair_stack: 0.5, aux: 0.5}
+          rest: 1.0
 
     Args:
         max_norm: Largest L2 norm of the gradient for all parameters under a name prefix.
         rest: Largest norm for all other parameters together; null leaves them as they are.
     """
 
-    def __init__(self, max_norm: dict[str, float], rest: float | None = 1.0) -> None:
+    def __init__(self, max_norm: dict[str, float] | None = None, rest: float | None = None) -> None:
+        max_norm = max_norm or {}
         bad = {k: v for k, v in {**max_norm, REST: rest}.items() if v is not None and v <= 0}
         if bad:
             raise ValueError(f"largest gradient norms must be above 0, got {bad}")

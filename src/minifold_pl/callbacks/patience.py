@@ -13,10 +13,7 @@ class Patience(EarlyStopping):
 
     .. code-block:: yaml
 
-        trainer:
-          callbacks:
-            - class_path: minifold_pl.callbacks.patience.Patience
-              init_args: {monitor: val/total, patience: 15}
+        patience: {monitor: val/total, patience: 15}
 
     Args:
         monitor: A logged validation value.
@@ -43,7 +40,7 @@ class Patience(EarlyStopping):
         if trainer.sanity_checking:
             return
         for logger in trainer.loggers:
-            logger.log_metrics({"patience/wait": float(self.wait_count)}, step=trainer.global_step)
+            logger.log_metrics({"patience/wait": float(self.wait_count)}, step=max(trainer.global_step - 1, 0))
 
 
 

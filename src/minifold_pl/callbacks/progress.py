@@ -15,17 +15,14 @@ class EpochLines(pl.Callback):
 
     .. code-block:: yaml
 
-        trainer:
-          callbacks:
-            - class_path: minifold_pl.callbacks.progress.EpochLines
-              init_args: {columns: [val/total, ddim/tm_kabsch]}
+        table: {columns: [val/total, ddim/tm_kabsch]}
 
     Args:
-        columns: Logged values to show; one that was not logged yet shows as a dash.
+        columns: Logged values to show, a dash where there is none yet; the totals where null.
     """
 
-    def __init__(self, columns: list[str]) -> None:
-        self.columns = columns
+    def __init__(self, columns: list[str] | None = None) -> None:
+        self.columns = columns or ["loss/total", "val/total"]
         self._start = 0.0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

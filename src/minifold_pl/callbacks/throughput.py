@@ -16,11 +16,7 @@ class Throughput(pl.Callback):
     Each is a figure for a whole training epoch; validation and sampling are not counted. Under DDP, residues
     are those of all ranks.
 
-    .. code-block:: yaml
-
-        trainer:
-          callbacks:
-            - minifold_pl.callbacks.throughput.Throughput
+    It is always on.
     """
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

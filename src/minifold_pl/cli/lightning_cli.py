@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from difflib import unified_diff
@@ -13,11 +14,18 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentError, set_parsing_settings
+from jsonargparse import ActionConfigFile, ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from minifold_pl.callbacks.checkpoints import BestCheckpoint, ResumeCheckpoint
+from minifold_pl.callbacks.ddim_evaluator import DDIMEvaluator
+from minifold_pl.callbacks.ema import EMA
+from minifold_pl.callbacks.module_clipping import ModuleClipping
+from minifold_pl.callbacks.patience import Patience
+from minifold_pl.callbacks.progress import EpochLines
 from minifold_pl.callbacks.run_events import RunEvents
+from minifold_pl.callbacks.throughput import Throughput
 from minifold_pl.checkpoint.atomic import atomic_write_text
 from minifold_pl.checkpoint.contents import CheckpointError, read_checkpoint
 from minifold_pl.checkpoint.io import AtomicCheckpointIO, latest_valid
@@ -29,11 +37,24 @@ from minifold_pl.loggers.metrics_csv import MetricsCSV
 from minifold_pl.loggers.wandb_logger import wandb_logger
 from minifold_pl.modules.base import MinifoldModule
 from minifold_pl.modules.load import build_module
+from minifold_pl.modules.parsing import configure_parsing
 from minifold_pl.run.events import append_event
 from minifold_pl.run.folder import RunFolder, fresh_folder
 from minifold_pl.run.lock import RunLock, RunLocked
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
+configure_parsing()
+
+STANDARD_CALLBACKS: dict[str, type[pl.Callback]] = {
+    "ema": EMA,
+    "clipping": ModuleClipping,
+    "throughput": Throughput,
+    "ddim": DDIMEvaluator,
+    "patience": Patience,
+    "best": BestCheckpoint,
+    "checkpoints": ResumeCheckpoint,
+    "table": EpochLines,
+}
+"""Sections of a config, in the order in which the callbacks run; more come under ``trainer.callbacks``."""
 
 IDENTITY = ("model", "data", "seed_everything")
 """Sections of the config that make a run what it is: a run is not continued with others."""
@@ -60,8 +81,8 @@ class MinifoldCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the ``run`` section."""
-        parser.add_argument("--run", type=RunConfig, default=RunConfig(dir=self.default_folder), help="Run folder and dashboards.")
+        """Add the ``run`` section, and one for each standard callback so that overlays and flags can change it."""
+        add_project_arguments(parser, self.default_folder)
 
     def before_instantiate_classes(self) -> None:
         """Find the run folder and what to go on from."""
@@ -108,6 +129,8 @@ class MinifoldCLI(LightningCLI):
         plugins = list(plugins) if isinstance(plugins, list) else [plugins]
         if config.trainer.precision is None:
             kwargs["precision"] = _precision()
+        if config.trainer.enable_progress_bar is None:
+            kwargs["enable_progress_bar"] = sys.stdout.isatty()
         trainer = super().instantiate_trainer(
             logger=loggers or False, plugins=[*plugins, AtomicCheckpointIO()], **kwargs
         )
@@ -204,6 +227,15 @@ def cli(args: Sequence[str]) -> MinifoldCLI:
         return MinifoldCLI(arguments, default_folder=str(Path("runs") / (names[-1] if names else "run")))
 
 
+def add_project_arguments(parser: LightningArgumentParser, default_folder: str | None) -> None:
+    """The sections that are ours: ``run``, and the standard callbacks."""
+    parser.add_argument(
+        "--run", type=RunConfig, default=RunConfig(dir=default_folder), help="Run folder and dashboards."
+    )
+    for section, callback in STANDARD_CALLBACKS.items():
+        parser.add_lightning_class_args(callback, section)
+
+
 def resolve_config(config: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """A config with everything it is based on and every default, as plain values.
 
@@ -221,7 +253,7 @@ def resolve_config(config: str, overrides: Sequence[str] = ()) -> dict[str, Any]
     parser.add_lightning_class_args(pl.Trainer, "trainer")
     parser.add_lightning_class_args(MinifoldModule, "model", subclass_mode=True)
     parser.add_lightning_class_args(ProteinDataModule, "data")
-    parser.add_argument("--run", type=RunConfig, default=RunConfig())
+    add_project_arguments(parser, None)
     parser.set_defaults({"data.path": ""})
     quiet_libraries()
     with user_errors():
@@ -260,11 +292,18 @@ def user_errors() -> Iterator[None]:
 
 
 def _one_or_two_lines(text: str) -> str:
-    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
-    first, *rest = lines or ["unknown error"]
-    if rest and first.endswith(":"):
-        first = f"{first} {rest.pop(0)}"
-    return "\n".join([first, *rest[:1]])
+    """The telling part of a library's message: jsonargparse reports, level by level, every type of a union that did
+    not fit, and repeats the whole value.
+    """
+    lines = [" ".join(line.split()).removeprefix("- ") for line in text.splitlines() if line.strip()]
+    noise = (
+        "Subtypes:", "Given value", "Errors:", "Does not validate", "Expected a <class 'NoneType'>",
+        "Problem with given class_path",
+    )  # fmt: skip
+    told = [line for line in lines if not line.startswith(noise)] or lines[:1] or ["unknown error"]
+    if len(told) > 1 and told[0].endswith(":"):
+        told[0:2] = [f"{told[0]} {told[1]}"]
+    return "\n".join(told[:2])
 
 
 def quiet_libraries() -> None:
@@ -274,7 +313,7 @@ def quiet_libraries() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*does not have many workers.*",
         ".*The number of training batches .* is smaller than the logging interval.*",
-        ".*Starting from v1.9.0, `tensorboardX` has been removed.*",
+        ".*isinstance\\(treespec, LeafSpec\\).*",
     ):
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):

@@ -19,23 +19,21 @@ STEP = "step"
 class MetricsCSV(Logger):
     """A CSV logger for runs that are killed and resumed.
 
-    Rows are keyed by the step; values that are logged for one step in several calls share its row. New columns may
-    come at any time. When a run goes on from step ``s``, rows of later steps, which the resumed run will
+    Rows are keyed by the step; values that are logged for one step in several calls share its row, also when
+    another step was logged between them. New columns may come at any time. When a run goes on from step ``s``, rows of later steps, which the resumed run will
     write again, are dropped, so that no step stands twice.
 
     Args:
         path: The file.
-        flush_every: Rows between writes to disk; :meth:`save` writes at once.
     """
 
-    def __init__(self, path: Path, flush_every: int = 20) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        self.flush_every = flush_every
         self._columns: list[str] = [STEP]
-        self._rows: list[dict[str, str]] = []
-        self._written = 0
-        self._header_changed = True
+        self._rows: dict[int, dict[str, str]] = {}
+        self._unwritten: list[int] = []
+        self._rewrite = True
         if path.is_file():
             self._columns, self._rows = _read(path)
 
@@ -60,50 +58,46 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def resume_from(self, step: int) -> None:
-        """Drop the rows of steps after ``step``."""
-        kept = [row for row in self._rows if int(row[STEP]) <= step]
+        """Drop what was logged after ``step`` optimizer steps; Lightning counts the first step as 0."""
+        kept = {place: row for place, row in self._rows.items() if place < step}
         if len(kept) != len(self._rows):
-            self._rows = kept
-            self._header_changed = True
+            self._rows, self._unwritten, self._rewrite = kept, [], True
             self.save()
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add values to the row of ``step``."""
-        place = str(0 if step is None else step)
-        if not self._rows or self._rows[-1][STEP] != place:
-            if len(self._rows) - self._written >= self.flush_every:
-                self.save()
-            self._rows.append({STEP: place})
-        elif self._written == len(self._rows):
-            # The row is on disk already: write the file anew, once, when it is next saved.
-            self._header_changed = True
-        row = self._rows[-1]
+        place = 0 if step is None else step
+        if place not in self._rows:
+            self._rows[place] = {}
+            self._unwritten.append(place)
+        elif place not in self._unwritten:
+            self._rewrite = True
         for name, value in metrics.items():
             if name not in self._columns:
                 self._columns.append(name)
-                self._header_changed = True
-            row[name] = f"{float(value):.9g}" if name != "epoch" else str(int(value))
+                self._rewrite = True
+            self._rows[place][name] = str(int(value)) if name == "epoch" else f"{float(value):.9g}"
 
     @rank_zero_only
     def save(self) -> None:
-        """Bring the file up to date: whole and in one step where columns are new, else by appending."""
-        if self._header_changed:
-            lines = [_line(self._columns)] + [self._format(row) for row in self._rows]
-            atomic_write_text(self.path, "".join(lines))
-            self._header_changed = False
-        elif self._written < len(self._rows):
+        """Bring the file up to date: by appending, or anew in one step where columns or earlier rows changed."""
+        if self._rewrite:
+            lines = [self._format(place) for place in sorted(self._rows)]
+            atomic_write_text(self.path, "".join([_line(self._columns), *lines]))
+        elif self._unwritten:
             with open(self.path, "a", encoding="utf-8", newline="") as file:
-                file.write("".join(self._format(row) for row in self._rows[self._written :]))
-        self._written = len(self._rows)
+                file.write("".join(self._format(place) for place in self._unwritten))
+        self._rewrite, self._unwritten = False, []
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write what is left."""
         self.save()
 
-    def _format(self, row: Mapping[str, str]) -> str:
-        return _line([row.get(column, "") for column in self._columns])
+    def _format(self, place: int) -> str:
+        row = self._rows[place]
+        return _line([str(place), *(row.get(column, "") for column in self._columns[1:])])
 
 
 def _line(values: list[str]) -> str:
@@ -111,14 +105,14 @@ def _line(values: list[str]) -> str:
     return ",".join(values) + "\n"
 
 
-def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+def _read(path: Path) -> tuple[list[str], dict[int, dict[str, str]]]:
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         columns = list(reader.fieldnames or [STEP])
-        rows: list[dict[str, str]] = []
+        rows: dict[int, dict[str, str]] = {}
         for row in reader:
             # A line cut off by a kill or a full disk is left out; the resumed run writes it again.
-            if not (row.get(STEP) or "").isdigit() or None in row.values():
-                continue
-            rows.append({k: v for k, v in row.items() if v})
+            place = row.pop(STEP, None) or ""
+            if place.isdigit() and None not in row.values():
+                rows[int(place)] = {name: value for name, value in row.items() if value}
     return columns, rows

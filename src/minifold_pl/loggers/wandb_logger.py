@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from typing import Literal
 
 from lightning.pytorch.loggers import WandbLogger
@@ -33,14 +34,14 @@ def wandb_logger(folder: RunFolder, mode: Mode, project: str) -> WandbLogger | N
     if folder.wandb_id.is_file():
         run_id = folder.wandb_id.read_text().strip()
     else:
-        run_id = wandb.util.generate_id()
+        run_id = secrets.token_hex(4)
         folder.wandb_id.write_text(run_id + "\n")
     return WandbLogger(
         project=project,
         name=folder.path.name,
         id=run_id,
         save_dir=str(folder.path),
-        offline=chosen == "offline",
+        mode=chosen,
         resume=None if chosen == "offline" else "allow",
         settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, init_timeout=30),
     )

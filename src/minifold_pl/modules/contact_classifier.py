@@ -79,7 +79,7 @@ class ContactClassifierModule(MinifoldModule):
     def setup(self, stage: str) -> None:
         """Take the training split's labels, which must fit the head."""
         super().setup(stage)
-        heads = self.encoder.architectures
+        heads = self.encoder.architectures.out_features
         if len(self.architecture_labels) > heads:
             raise ValueError(
                 f"the training split has {len(self.architecture_labels)} CATH architectures, the encoder "

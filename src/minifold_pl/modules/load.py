@@ -10,6 +10,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from minifold_pl.checkpoint.contents import read_checkpoint
 from minifold_pl.modules.base import MinifoldModule, check_stage
+from minifold_pl.modules.parsing import configure_parsing
 
 _PACKAGE = "minifold_pl."
 
@@ -23,6 +24,7 @@ def build_module(model_config: Mapping[str, Any]) -> MinifoldModule:
     foreign = [path for path in _class_paths(model_config) if not path.startswith(_PACKAGE)]
     if foreign:
         raise ValueError(f"the model's config names classes outside minifold_pl: {foreign}")
+    configure_parsing()
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--model", type=MinifoldModule, required=True)
     try:
