@@ -1,0 +1,200 @@
+"""Sequences for synthetic backbones, drawn from the structure, and how alike two sequences are.
+
+What a residue may be follows from where it is: helix, strand or loop, buried or not, at an end of a helix, with
+φ > 0, beside which partner. The preferences are those of textbooks (Chou & Fasman 1978, Adv. Enzymol. 47:45; Richardson
+& Richardson 1988, Science 240:1648 for helix ends), rounded; they are the same for every fold, so that what is learnt
+on some folds holds on others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from minifold_pl.constants import AMINO_ACIDS, C_ATOM, CA_ATOM, N_ATOM
+from minifold_pl.data.synthetic_fold import Fold
+
+PREFERENCES: Final[dict[str, dict[str, float]]] = {
+    "helix core": {"L": 6, "I": 3, "A": 3, "M": 3, "F": 3, "V": 2, "W": 1, "Y": 1},
+    "helix boundary": {"A": 4, "L": 2, "K": 3, "R": 3, "Q": 3, "E": 3, "M": 1.5, "I": 1.5, "Y": 1},
+    "helix surface": {"E": 5, "K": 5, "R": 3, "Q": 3, "A": 2.5, "D": 2, "S": 1, "N": 1, "T": 0.7},
+    "helix cap": {"S": 4, "T": 3, "D": 4, "N": 2},
+    "helix start": {"E": 3, "P": 3, "A": 2, "D": 2, "S": 1.5, "T": 1, "Q": 1, "W": 0.5},
+    "helix end": {"K": 3, "R": 2.5, "N": 2, "A": 1.5, "L": 1.5, "Q": 1.5, "H": 1.5, "S": 1, "Y": 1},
+    "strand core": {"V": 5, "I": 5, "F": 3, "L": 2.5, "Y": 2, "W": 1.2, "C": 1, "A": 1, "M": 0.7},
+    "strand boundary": {"T": 3, "V": 3, "Y": 2.5, "I": 2, "K": 1.5, "R": 1.5, "F": 1.5, "S": 1, "Q": 1},
+    "strand surface": {"T": 5, "K": 3.5, "R": 3, "E": 3, "S": 2.5, "Q": 2.5, "Y": 1, "V": 1, "H": 1},
+    "extended": {
+        "P": 2.5,
+        "T": 2,
+        "S": 2,
+        "K": 2,
+        "E": 1.5,
+        "Q": 1.5,
+        "R": 1.5,
+        "V": 1,
+        "N": 1,
+        "A": 1,
+        "D": 1,
+    },
+    "extended core": {"C": 3, "P": 2.5, "Y": 2, "F": 2, "L": 2, "V": 2, "W": 1, "H": 1, "M": 1},
+    "loop": {"S": 3, "N": 3, "D": 3, "G": 2.5, "T": 2, "K": 2, "E": 1.5, "Q": 1, "H": 1, "R": 1, "A": 1},
+    "loop core": {"P": 2, "A": 2, "L": 2, "Y": 2, "F": 1.5, "V": 1.5, "H": 1, "C": 1, "T": 1, "S": 1},
+    "turned": {"G": 6, "N": 2.5, "D": 1.5},
+}
+"""Relative frequencies by surroundings. ``turned`` is φ > 0."""
+
+MOST_SHARED: Final = 0.40
+"""Largest identity of a held-out sequence to any training sequence."""
+
+_SIGNATURE: Final = 0.5
+"""Spread of the logarithm of a fold's own preferences about the general ones, position by position."""
+_PROLINE_PHI: Final = (-95.0, -45.0)
+_PAIR: Final = 5.8
+"""Å between two Cα of neighbouring strands that face each other."""
+_LETTERS: Final = {letter: k for k, letter in enumerate(AMINO_ACIDS)}
+_CHARGE: Final = np.array([{"D": -1, "E": -1, "K": 1, "R": 1}.get(letter, 0) for letter in AMINO_ACIDS])
+
+
+def surroundings(
+    fold: Fold, angles: Float[np.ndarray, "l 2"], coords: Float[np.ndarray, "l 4 3"]
+) -> list[str]:
+    """The key of ``PREFERENCES`` of every residue; ``angles`` are φ and ψ in radians."""
+    structure = fold.structure()
+    beta = ideal_beta(coords)
+    separation = np.abs(np.subtract.outer(np.arange(len(beta)), np.arange(len(beta))))
+    near = np.linalg.norm(beta[:, None] - beta[None], axis=-1) < 10.0
+    burial = (near & (separation > 2)).sum(-1)
+    low, high = np.quantile(burial, (0.4, 0.65))
+    phi = np.degrees(np.arctan2(np.sin(angles[:, 0]), np.cos(angles[:, 0])))
+    found = []
+    for i, kind in enumerate(structure):
+        level = "core" if burial[i] > high else ("boundary" if burial[i] > low else "surface")
+        ahead = structure[i + 1 : i + 3]
+        if phi[i] > 0 and 0 < i:
+            found.append("turned")
+        elif kind == "L" and ahead[:1] == "H":
+            found.append("helix cap")
+        elif kind == "H":
+            if structure[max(i - 2, 0) : i].count("H") < 2:
+                found.append("helix start")
+            elif "L" in ahead:
+                found.append("helix end")
+            else:
+                found.append(f"helix {level}")
+        elif kind == "E":
+            found.append(f"strand {level}")
+        else:
+            name = "extended" if kind == "C" else "loop"
+            found.append(f"{name} core" if level == "core" else name)
+    return found
+
+
+def profile(
+    fold: Fold,
+    angles: Float[np.ndarray, "l 2"],
+    coords: Float[np.ndarray, "l 4 3"],
+    key: tuple[int, ...],
+) -> Float[np.ndarray, "l 20"]:
+    """Probability of every amino acid at every residue.
+
+    The preferences of the surroundings, times what is the fold's own: a factor for each place of each element, drawn
+    from ``key``, the same in all chains of the fold however long its elements are.
+    """
+    phi = np.degrees(np.arctan2(np.sin(angles[:, 0]), np.cos(angles[:, 0])))
+    rows = np.zeros((fold.length, len(AMINO_ACIDS)))
+    for i, name in enumerate(surroundings(fold, angles, coords)):
+        for letter, weight in PREFERENCES[name].items():
+            rows[i, _LETTERS[letter]] = weight
+        if not _PROLINE_PHI[0] < phi[i] < _PROLINE_PHI[1]:
+            rows[i, _LETTERS["P"]] = 0.0
+    sizes = [fold.loops[0]]
+    for element, loop in zip(fold.elements, fold.loops[1:], strict=True):
+        sizes += [element.length, loop]
+    at = 0
+    for part, size in enumerate(sizes):
+        own = np.random.default_rng([*key, part]).standard_normal((64, len(AMINO_ACIDS)))
+        rows[at : at + size] *= np.exp(_SIGNATURE * own[:size])
+        at += size
+    return rows / rows.sum(-1, keepdims=True)
+
+
+def partners(fold: Fold, coords: Float[np.ndarray, "l 4 3"]) -> Int[np.ndarray, " l"]:
+    """For every residue one before it that its side chain meets, or -1: across a sheet, or a turn back in a helix."""
+    structure = fold.structure()
+    ca = coords[:, CA_ATOM]
+    found = np.full(len(ca), -1)
+    for i, kind in enumerate(structure):
+        if kind == "H" and i >= 4 and structure[i - 4 : i + 1] == "HHHHH":
+            found[i] = i - 4
+        elif kind == "E" and i > 3:
+            strand = np.array([c == "E" for c in structure[: i - 2]])
+            gaps = np.where(strand, np.linalg.norm(ca[: i - 2] - ca[i], axis=-1), np.inf)
+            if gaps.min() < _PAIR:
+                found[i] = int(gaps.argmin())
+    return found
+
+
+def draw_sequence(
+    probabilities: Float[np.ndarray, "l 20"], partner: Int[np.ndarray, " l"], rng: np.random.Generator
+) -> str:
+    """One sequence: residue by residue, unlike charges sought and like ones shunned between partners."""
+    drawn = np.zeros(len(probabilities), dtype=int)
+    throws = rng.random(len(probabilities))
+    for i, row in enumerate(probabilities):
+        if partner[i] >= 0 and _CHARGE[drawn[partner[i]]]:
+            row = row * np.exp(-1.4 * _CHARGE * _CHARGE[drawn[partner[i]]])
+        heap = row.cumsum()
+        drawn[i] = min(int(np.searchsorted(heap, throws[i] * heap[-1])), len(AMINO_ACIDS) - 1)
+    return "".join(AMINO_ACIDS[k] for k in drawn)
+
+
+def identity(sequence: str, others: Sequence[str]) -> Float[np.ndarray, " n"]:
+    """Share of identical residues of ``sequence`` to each of ``others``, of the shorter one's length.
+
+    Counted on the global alignment that scores best with 1 for a match, 0 for a mismatch, -2 a residue in a gap (BLOSUM62
+    with 11 for a gap's first residue costs about as much), and nothing for gaps at the ends (Needleman & Wunsch 1970,
+    J. Mol. Biol. 48:443). Mismatches are free, so that the figure is rather too high than too low.
+
+    Raises:
+        ValueError: a sequence has more than 127 residues.
+    """
+    longest = max(len(sequence), *(len(s) for s in others)) if others else len(sequence)
+    if longest >= _PACK:
+        raise ValueError(f"a sequence has {longest} residues; identity compares up to {_PACK - 1}")
+    if not others:
+        return np.zeros(0)
+    lengths = np.array([len(s) for s in others])
+    table = np.zeros((len(others), lengths.max()), dtype=np.uint8)
+    for row, other in enumerate(others):
+        table[row, : len(other)] = np.frombuffer(other.encode(), dtype=np.uint8)
+    # score · 128 + matches, so that one integer carries both; with a price per residue a row's gaps are a running
+    # maximum
+    climb = (np.arange(table.shape[1] + 1) * _GAP * _PACK).astype(np.int32)
+    line = np.zeros((len(others), table.shape[1] + 1), dtype=np.int32)
+    rows = np.arange(len(others))
+    best = np.zeros(len(others), dtype=np.int32)
+    for letter in sequence.encode():
+        step = np.zeros_like(line)
+        step[:, 1:] = np.maximum(
+            line[:, :-1] + (table == letter) * np.int32(_PACK + 1), line[:, 1:] - np.int32(_GAP * _PACK)
+        )
+        line = np.maximum.accumulate(step + climb, axis=1) - climb
+        best = np.maximum(best, line[rows, lengths])
+    inside = np.arange(table.shape[1] + 1) <= lengths[:, None]
+    best = np.maximum(best, np.where(inside, line, 0).max(1))
+    return (best % _PACK) / np.minimum(lengths, len(sequence))
+
+
+_PACK: Final = 128
+_GAP: Final = 2
+
+
+def ideal_beta(coords: Float[np.ndarray, "l 4 3"]) -> Float[np.ndarray, "l 3"]:
+    """An ideal Cβ for every residue, 1.53 Å from Cα."""
+    n, ca, c = coords[:, N_ATOM], coords[:, CA_ATOM], coords[:, C_ATOM]
+    b, d = ca - n, c - ca
+    return -0.58273431 * np.cross(b, d) + 0.56802827 * b - 0.54067466 * d + ca
