@@ -1,0 +1,1 @@
+"""Networks: sequence encoder, pair stack, invariant point attention denoiser and heads."""

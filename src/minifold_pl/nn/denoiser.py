@@ -1,0 +1,208 @@
+"""The denoiser of stage 2: frames from the noised chain, refined by invariant point attention."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from minifold_pl.geometry.frames import ca_frames, slerp_from_identity, to_local
+from minifold_pl.nn.embeddings import sinusoids
+from minifold_pl.nn.ipa import FrameUpdate, InvariantPointAttention
+from minifold_pl.nn.linear import residual_linear
+from minifold_pl.nn.masking import keep
+from minifold_pl.nn.recompute import run_block
+from minifold_pl.nn.transition import Transition
+from minifold_pl.types import Condition, Denoised, Frames
+
+_TIME_SCALE = 1000.0
+"""The time embedding sees t / timesteps on this scale, the DDPM's own, whatever the number of steps."""
+
+
+class DenoiserLayer(nn.Module):
+    """Invariant point attention under the time's scale and shift (FiLM), transition, frame update.
+
+    Args:
+        d: channels of the single features.
+        d_pair: channels of the pair features.
+        heads: attention heads.
+        d_head: scalar channels of each head.
+        query_points: query and key points of each head.
+        value_points: value points of each head.
+        ffn: channels of the transition.
+        update_hidden: channels of the frame update's network; 0 for a single map.
+        d_film: channels of the time embedding that scales and shifts.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        d_pair: int,
+        heads: int,
+        d_head: int,
+        query_points: int,
+        value_points: int,
+        ffn: int,
+        update_hidden: int,
+        d_film: int,
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(d)
+        self.film = residual_linear(d_film, 2 * d)
+        self.attention = InvariantPointAttention(d, d_pair, heads, d_head, query_points, value_points)
+        self.transition = Transition(d, ffn)
+        self.frame_update = FrameUpdate(d, update_hidden)
+
+    def forward(
+        self,
+        single: Float[Tensor, "b l d"],
+        frames: Frames,
+        pair: Float[Tensor, "b l l p"],
+        time: Float[Tensor, "b f"],
+        mask: Bool[Tensor, "b l"],
+    ) -> tuple[Float[Tensor, "b l d"], Frames]:
+        """Refined single features and frames."""
+        scale, shift = rearrange(self.film(time), "b (two d) -> two b 1 d", two=2)
+        single = single + self.attention(self.norm(single) * (1 + scale) + shift, pair, frames, mask)
+        single = single + self.transition(single)
+        return single, self.frame_update(single, frames, mask)
+
+
+class IPADenoiser(nn.Module):
+    """Predicts the clean chain and its frames from a noised one (Mini-Fold v12–v13: 28.5 M parameters).
+
+    Frames start at the noised Cα positions, with rotations by Gram–Schmidt. With ``frame_confidence`` those
+    are blended with the identity where the noise leaves no direction (SNR gate of v11–v14); the blend depends
+    on the global axes, so the network is rotation-equivariant only without it. ``x0`` is the last layer's
+    translation and ``rotation`` the rotation learned there.
+
+    Self-conditioning: rotations start from the previous estimate's Cα frames, ungated as if t = 0, while the
+    translations stay ``x_t``; where the estimate lies, seen from each residue's frame, enters the single
+    features through a map that starts at 0.
+
+    Args:
+        d_single_in: channels of the condition's single features.
+        d_pair: channels of the condition's pair features.
+        d: channels of the single features here.
+        layers: number of layers.
+        heads: attention heads.
+        d_head: scalar channels of each head.
+        query_points: query and key points of each head.
+        value_points: value points of each head.
+        ffn: channels of the transitions.
+        update_hidden: channels of the frame updates' networks; 0 for a single map (v11).
+        timesteps: length of the diffusion process; t lies below it.
+        d_time: channels of the time embedding added to the single features.
+        d_film: channels of the time embedding that scales and shifts each layer.
+        frame_confidence: for each t, the share of the Gram–Schmidt rotation in the first frames; none means
+            all of it.
+        discard_rotation: return rotations rebuilt from x0 by Gram–Schmidt instead of the learned ones. This
+            is v11's mistake, kept for the ablation: the last layer's rotations then get no gradient.
+        checkpoint_activations: keep only each layer's input for the backward pass.
+    """
+
+    def __init__(
+        self,
+        d_single_in: int = 128,
+        d_pair: int = 128,
+        d: int = 512,
+        layers: int = 8,
+        heads: int = 8,
+        d_head: int = 64,
+        query_points: int = 8,
+        value_points: int = 12,
+        ffn: int = 1024,
+        update_hidden: int = 512,
+        timesteps: int = 1000,
+        d_time: int = 256,
+        d_film: int = 64,
+        frame_confidence: Tensor | None = None,
+        discard_rotation: bool = False,
+        checkpoint_activations: bool = False,
+    ) -> None:
+        super().__init__()
+        if layers < 1:
+            raise ValueError(f"layers={layers}: the denoiser needs at least one layer")
+        self.timesteps = timesteps
+        self.d_time, self.d_film = d_time, d_film
+        self.discard_rotation = discard_rotation
+        self.checkpoint_activations = checkpoint_activations
+        self.single = nn.Sequential(nn.Linear(d_single_in, d), nn.LayerNorm(d))
+        self.time = nn.Sequential(nn.Linear(d_time, d), nn.SiLU(), nn.Linear(d, d))
+        self.displacement = nn.Linear(3, d, bias=False)
+        nn.init.zeros_(self.displacement.weight)
+        self.layers = nn.ModuleList(
+            DenoiserLayer(d, d_pair, heads, d_head, query_points, value_points, ffn, update_hidden, d_film)
+            for _ in range(layers)
+        )
+        self.register_buffer("frame_confidence", None, persistent=False)
+        self.frame_confidence: Tensor | None
+        self.gate_frames(frame_confidence)
+
+    def gate_frames(self, frame_confidence: Float[Tensor, " t"] | None) -> None:
+        """Sets the share of the Gram–Schmidt rotation for each t in 0…timesteps - 1; None lifts the gate."""
+        if frame_confidence is not None and frame_confidence.shape != (self.timesteps,):
+            raise ValueError(
+                f"frame_confidence has shape {tuple(frame_confidence.shape)}, but timesteps="
+                f"{self.timesteps}; give one value for each timestep"
+            )
+        self.frame_confidence = frame_confidence
+
+    def forward(
+        self,
+        x_t: Float[Tensor, "b l 3"],
+        t: Int[Tensor, " b"],
+        condition: Condition,
+        previous: Denoised | None = None,
+        use_previous: Bool[Tensor, " b"] | None = None,
+    ) -> Denoised:
+        """The clean chain in model units; masked residues get ``x0 = 0`` and the identity.
+
+        Args:
+            x_t: noised Cα positions, centred, model units.
+            t: timestep of each chain.
+            condition: everything that depends neither on ``x_t`` nor on ``t``.
+            previous: self-conditioning estimate of the same chains, or None.
+            use_previous: chains that use ``previous``; None means all.
+        """
+        mask = condition.mask
+        frames, displacement = self._start(x_t, t, condition, previous, use_previous)
+        time = (t.to(x_t.dtype) * (_TIME_SCALE / self.timesteps)).unsqueeze(-1)
+        single = self.single(keep(condition.single, mask)) + self.displacement(displacement)
+        single = single + self.time(sinusoids(time, self.d_time))
+        # the residual stream stays in full precision under autocast
+        single = keep(single.to(x_t.dtype), mask)
+        film = sinusoids(time.squeeze(-1), self.d_film)
+        for layer in self.layers:
+            single, frames = run_block(
+                layer, single, frames, condition.pair, film, mask, recompute=self.checkpoint_activations
+            )
+        if self.discard_rotation:
+            frames = ca_frames(frames.translation, mask, condition.bonded)
+        return Denoised(x0=frames.translation, rotation=frames.rotation)
+
+    def _start(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        condition: Condition,
+        previous: Denoised | None,
+        use_previous: Tensor | None,
+    ) -> tuple[Frames, Float[Tensor, "b l 3"]]:
+        """First frames, and the way to the previous estimate in them (0 without one)."""
+        mask, bonded = condition.mask, condition.bonded
+        x_t = keep(x_t, mask)
+        rotation = ca_frames(x_t, mask, bonded).rotation
+        if self.frame_confidence is not None:
+            rotation = slerp_from_identity(rotation, self.frame_confidence[t].unsqueeze(-1))
+        if previous is None:
+            return Frames(rotation, x_t), torch.zeros_like(x_t)
+        estimate = keep(previous.x0.to(x_t.dtype), mask)
+        if use_previous is not None:
+            estimate = torch.where(use_previous[:, None, None], estimate, x_t)
+        known = ca_frames(estimate, mask, bonded).rotation
+        if use_previous is not None:
+            known = torch.where(use_previous[:, None, None, None], known, rotation)
+        frames = Frames(known, x_t)
+        return frames, to_local(frames, estimate)

@@ -1,0 +1,158 @@
+"""Sequence encoder: from tokens to single, pair and pooled features."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from minifold_pl.constants import CLS, EOS, PAD, VOCABULARY_SIZE
+from minifold_pl.nn.embeddings import LinearRelativePosition
+from minifold_pl.nn.masking import NO_WEIGHT, keep, pair_mask
+from minifold_pl.nn.outer_product import OuterProduct
+from minifold_pl.nn.pair_stack import AxialPairBlock
+from minifold_pl.nn.transformer import TransformerTower
+from minifold_pl.types import SequenceFeatures, token_mask
+
+
+class SequenceEncoder(Protocol):
+    """Anything that turns tokens into features: :class:`ContactEncoder`, or a language model in its place."""
+
+    d_single: int
+    d_pair: int
+    d_pooled: int
+
+    def encode(self, tokens: Int[Tensor, "b n"]) -> SequenceFeatures:
+        """Features of the ``n - 2`` residue places; CLS and EOS are gone."""
+        ...
+
+
+def residue_mask(tokens: Int[Tensor, "b n"]) -> Bool[Tensor, "b l"]:
+    """Residue places (``l = n - 2``, without the first and last token) that hold a residue or MASK."""
+    inner = tokens[:, 1:-1]
+    return inner.ne(PAD) & inner.ne(CLS) & inner.ne(EOS)
+
+
+class ContactBlock(nn.Module):
+    """Adds the outer product of the single features to the pair features, then refines them along both axes.
+
+    Args:
+        d: channels of the single features.
+        d_pair: channels of the pair features.
+        outer_hidden: channels of each projection of the outer product.
+        heads: heads of the axial attention.
+        transition: the transition is this many times as wide as ``d_pair``.
+    """
+
+    def __init__(
+        self, d: int, d_pair: int, outer_hidden: int = 32, heads: int = 4, transition: int = 4
+    ) -> None:
+        super().__init__()
+        if d_pair % heads:
+            raise ValueError(f"heads={heads} does not divide d_pair={d_pair}; each head takes d_pair / heads")
+        self.outer_product = OuterProduct(d, d_pair, outer_hidden)
+        self.axial = AxialPairBlock(d_pair, heads, d_pair // heads, transition)
+
+    def forward(
+        self, single: Float[Tensor, "b l d"], pair: Float[Tensor, "b l l p"], mask: Bool[Tensor, "b l"]
+    ) -> Float[Tensor, "b l l p"]:
+        """Refined ``pair``."""
+        return self.axial(pair + self.outer_product(single), mask)
+
+
+class AttentionPool(nn.Module):
+    """Weighted mean over residues; a small network gives the weights.
+
+    Args:
+        d: channels.
+    """
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.score = nn.Sequential(nn.Linear(d, d), nn.Tanh(), nn.Linear(d, 1))
+
+    def forward(self, x: Float[Tensor, "b l d"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b d"]:
+        """The mean of ``x`` over ``mask``; 0 when nothing is valid."""
+        weight = self.score(x).squeeze(-1).masked_fill(~mask, NO_WEIGHT).softmax(-1)
+        return torch.einsum("bl,bld->bd", weight.to(x.dtype), keep(x, mask))
+
+
+class ContactEncoder(nn.Module):
+    """Two transformer towers over the tokens, and a contact block on top of each.
+
+    The second tower reads the first one's output, the second contact block the first one's pair features.
+    That the towers are stacked rather than side by side is our reading of the write-up, which only counts
+    them.
+
+    Args:
+        d: channels of the single and pooled features.
+        d_pair: channels of the pair features.
+        towers: transformer towers, each with a contact block.
+        layers: transformer layers of each tower.
+        heads: attention heads of the towers.
+        ffn: channels of the towers' transitions.
+        outer_hidden: channels of each projection of the outer products.
+        pair_heads: heads of the axial attention.
+        positions: longest token sequence, CLS and EOS included.
+        max_rel: largest sequence separation told apart in the pair features.
+        dropout: share of a tower branch's channels dropped while training.
+    """
+
+    def __init__(
+        self,
+        d: int = 128,
+        d_pair: int = 64,
+        towers: int = 2,
+        layers: int = 2,
+        heads: int = 8,
+        ffn: int = 512,
+        outer_hidden: int = 32,
+        pair_heads: int = 4,
+        positions: int = 512,
+        max_rel: int = 32,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.d_single, self.d_pair, self.d_pooled = d, d_pair, d
+        self.tokens = nn.Embedding(VOCABULARY_SIZE, d)
+        self.positions = nn.Embedding(positions, d)
+        self.towers = nn.ModuleList(TransformerTower(d, layers, heads, ffn, dropout) for _ in range(towers))
+        self.relative_position = LinearRelativePosition(d_pair, max_rel)
+        self.contact_blocks = nn.ModuleList(
+            ContactBlock(d, d_pair, outer_hidden, pair_heads) for _ in range(towers)
+        )
+        self.norm_pair = nn.LayerNorm(d_pair)
+        self.pool = AttentionPool(d)
+
+    @property
+    def max_residues(self) -> int:
+        """Longest chain that the position table holds."""
+        return self.positions.num_embeddings - 2
+
+    def forward(self, tokens: Int[Tensor, "b n"]) -> SequenceFeatures:
+        """Features of the ``n - 2`` residue places, 0 where there is no residue.
+
+        Raises:
+            ValueError: when the chains are longer than the position table.
+        """
+        n = tokens.shape[1]
+        if n > self.positions.num_embeddings:
+            raise ValueError(
+                f"chains of up to {n - 2} residues, but the encoder holds {self.max_residues} "
+                f"(positions={self.positions.num_embeddings}); crop them or raise positions"
+            )
+        place = torch.arange(n, device=tokens.device)
+        x = self.tokens(tokens) + self.positions(place)
+        mask, residues = token_mask(tokens), residue_mask(tokens)
+        pair = self.relative_position(place[None, 1:-1]).expand(len(tokens), -1, -1, -1)
+        for tower, block in zip(self.towers, self.contact_blocks, strict=True):
+            x = tower(x, mask)
+            pair = block(keep(x[:, 1:-1], residues), pair, residues)
+        single = keep(x[:, 1:-1], residues)
+        return SequenceFeatures(
+            single=single,
+            pair=keep(self.norm_pair(pair), pair_mask(residues)),
+            pooled=self.pool(single, residues),
+        )
