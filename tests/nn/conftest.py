@@ -82,7 +82,7 @@ def make_features() -> Callable[..., SequenceFeatures]:
     def make(mask: Tensor, d_single: int = 16, d_pair: int = 8) -> SequenceFeatures:
         b, n = mask.shape
         return SequenceFeatures(
-            torch.randn(b, n, d_single), torch.randn(b, n, l, d_pair), torch.randn(b, d_single)
+            torch.randn(b, n, d_single), torch.randn(b, n, n, d_pair), torch.randn(b, d_single)
         )
 
     return make
@@ -118,7 +118,7 @@ def make_condition() -> Callable[..., Condition]:
         b, n = mask.shape
         return Condition(
             torch.randn(b, n, d_single),
-            torch.randn(b, n, l, d_pair) * (mask[:, :, None] & mask[:, None])[..., None],
+            torch.randn(b, n, n, d_pair) * (mask[:, :, None] & mask[:, None])[..., None],
             mask,
             mask & mask.roll(-1, 1),
         )
