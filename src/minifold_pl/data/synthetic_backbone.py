@@ -79,7 +79,7 @@ def build_backbones(folds: Sequence[Fold], rngs: Sequence[np.random.Generator]) 
             here = [folds[jobs[i][0]] for i in rows]
             problem, angles = _problem(here, [jobs[i][1] for i in rows], [angles_of[i] for i in rows])
             if clash_tolerance is None:
-                angles = fit_torsions(problem, angles, iterations=iterations, clash_from=iterations + 1)
+                angles = fit_torsions(problem, angles, iterations=iterations, clashes=False)
             else:
                 problem = replace(_settled(problem, angles), clash_tolerance=clash_tolerance)
                 angles = fit_torsions(problem, angles, iterations=iterations)
@@ -122,7 +122,9 @@ def vary_backbones(
             problem, start = _variation(
                 [masters[i] for i in rows], [rngs[i] for i in rows], amplitude * 0.5**attempt
             )
-            angles = fit_torsions(problem, start, iterations=3)
+            # first back to where the chain was, through whatever the jitter brought in its way
+            angles = fit_torsions(problem, start, iterations=3, clashes=False)
+            angles = fit_torsions(problem, angles, iterations=2 + attempt)
             coords = problem.coords(angles)
             good = clash_overlap(coords, problem.mask) < LARGEST_OVERLAP
             for row, i in enumerate(rows):

@@ -50,7 +50,7 @@ PREFERENCES: Final[dict[str, dict[str, float]]] = {
 MOST_SHARED: Final = 0.40
 """Largest identity of a held-out sequence to any training sequence."""
 
-_SIGNATURE: Final = 0.5
+_SIGNATURE: Final = 0.75
 """Spread of the logarithm of a fold's own preferences about the general ones, position by position."""
 _PROLINE_PHI: Final = (-95.0, -45.0)
 _PAIR: Final = 5.8
@@ -162,31 +162,44 @@ def identity(sequence: str, others: Sequence[str]) -> Float[np.ndarray, " n"]:
     Raises:
         ValueError: a sequence has more than 127 residues.
     """
-    longest = max(len(sequence), *(len(s) for s in others)) if others else len(sequence)
-    if longest >= _PACK:
-        raise ValueError(f"a sequence has {longest} residues; identity compares up to {_PACK - 1}")
     if not others:
         return np.zeros(0)
     lengths = np.array([len(s) for s in others])
-    table = np.zeros((len(others), lengths.max()), dtype=np.uint8)
-    for row, other in enumerate(others):
-        table[row, : len(other)] = np.frombuffer(other.encode(), dtype=np.uint8)
+    if max(len(sequence), int(lengths.max())) >= _PACK:
+        raise ValueError(
+            f"a sequence has {max(len(sequence), int(lengths.max()))} residues; "
+            f"identity compares up to {_PACK - 1}"
+        )
+    # blocks of like length: little padding, and arrays that stay in the cache
+    found = np.zeros(len(others))
+    order = np.argsort(lengths, kind="stable")
+    for block in np.array_split(order, -(-len(order) // 256)):
+        found[block] = _matches(sequence, [others[i] for i in block])
+    return found / np.minimum(lengths, len(sequence))
+
+
+def _matches(sequence: str, others: Sequence[str]) -> Int[np.ndarray, " n"]:
+    lengths = np.array([len(s) for s in others])
+    letters = np.zeros((lengths.max(), len(others)), dtype=np.uint8)
+    for column, other in enumerate(others):
+        letters[: len(other), column] = np.frombuffer(other.encode(), dtype=np.uint8)
     # score · 128 + matches, so that one integer carries both; with a price per residue a row's gaps are a running
     # maximum
-    climb = (np.arange(table.shape[1] + 1) * _GAP * _PACK).astype(np.int32)
-    line = np.zeros((len(others), table.shape[1] + 1), dtype=np.int32)
-    rows = np.arange(len(others))
+    climb = (np.arange(len(letters) + 1, dtype=np.int32) * (_GAP * _PACK))[:, None]
+    line = np.zeros((len(letters) + 1, len(others)), dtype=np.int32)
+    columns = np.arange(len(others))
     best = np.zeros(len(others), dtype=np.int32)
     for letter in sequence.encode():
         step = np.zeros_like(line)
-        step[:, 1:] = np.maximum(
-            line[:, :-1] + (table == letter) * np.int32(_PACK + 1), line[:, 1:] - np.int32(_GAP * _PACK)
-        )
-        line = np.maximum.accumulate(step + climb, axis=1) - climb
-        best = np.maximum(best, line[rows, lengths])
-    inside = np.arange(table.shape[1] + 1) <= lengths[:, None]
-    best = np.maximum(best, np.where(inside, line, 0).max(1))
-    return (best % _PACK) / np.minimum(lengths, len(sequence))
+        np.multiply(letters == letter, np.int32(_PACK + 1), out=step[1:])
+        step[1:] += line[:-1]
+        np.maximum(step[1:], line[1:] - np.int32(_GAP * _PACK), out=step[1:])
+        step += climb
+        np.maximum.accumulate(step, axis=0, out=step)
+        line = step - climb
+        np.maximum(best, line[lengths, columns], out=best)
+    inside = np.arange(len(letters) + 1)[:, None] <= lengths
+    return np.maximum(best, np.where(inside, line, 0).max(0)) % _PACK
 
 
 _PACK: Final = 128

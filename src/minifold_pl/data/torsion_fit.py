@@ -32,7 +32,7 @@ CLEARANCE = torch.tensor(
 
 _MOVED_BY = torch.tensor([0, 0, 1, 2, 1])
 """How many of its own residue's torsions (φ, then ψ) move an atom."""
-_NEAR = 9.5
+_NEAR = 7.8
 """Å between two Cα beyond which no atoms of the two residues touch."""
 _MOST_OVERLAPS = 80
 """Overlaps of a chain that push at a time; the rest follow when these are gone."""
@@ -66,30 +66,24 @@ class TorsionProblem:
 
 
 def fit_torsions(
-    problem: TorsionProblem, start: Float[Tensor, "b l 2"], *, iterations: int, clash_from: int = 0
+    problem: TorsionProblem, start: Float[Tensor, "b l 2"], *, iterations: int, clashes: bool = True
 ) -> Float[Tensor, "b l 2"]:
-    """φ and ψ after ``iterations`` steps; clashes count from iteration ``clash_from`` on (0: always)."""
-    best, trial = start.clone(), start
-    damping = start.new_full((len(start),), 0.5)
-    gradient, hessian, lowest = _normal_equations(problem, start, with_clashes=clash_from == 0)
-    for iteration in range(iterations + 1):
-        found = _normal_equations(problem, trial, with_clashes=iteration >= clash_from)
-        if iteration == clash_from:  # from here on another cost
-            (gradient, hessian, lowest), best = found, trial.clone()
-        else:
-            better = found[2] < lowest
-            best[better] = trial[better]
-            for kept, new in zip((gradient, hessian, lowest), found, strict=True):
-                kept[better] = new[better]
-            damping = torch.where(better, damping * 0.4, damping * 5.0).clamp(1e-2, 1e6)
-        if iteration == iterations:
-            break
+    """φ and ψ after ``iterations`` steps, the best of those seen; without ``clashes`` chains pass through themselves."""
+    best, damping = start.clone(), start.new_full((len(start),), 0.5)
+    gradient, hessian, lowest = _normal_equations(problem, start, clashes=clashes)
+    for _ in range(iterations):
         stiffer = hessian.clone()
         stiffer.diagonal(dim1=-2, dim2=-1).add_(damping[:, None])
         solved = torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(stiffer))[..., 0]
         step = solved[:, 6:].unflatten(-1, (-1, 2))
         step = step * (_LARGEST_STEP / step.abs().amax((-2, -1), keepdim=True).clamp(min=_LARGEST_STEP))
         trial = best + step
+        found = _normal_equations(problem, trial, clashes=clashes)
+        better = found[2] < lowest
+        best[better] = trial[better]
+        for kept, new in zip((gradient, hessian, lowest), found, strict=True):
+            kept[better] = new[better]
+        damping = torch.where(better, damping * 0.4, damping * 5.0).clamp(1e-2, 1e6)
     return best
 
 
@@ -100,7 +94,7 @@ def clash_overlap(coords: Float[Tensor, "b l 4 3"], mask: Bool[Tensor, "b l"]) -
 
 
 def _normal_equations(
-    problem: TorsionProblem, angles: Float[Tensor, "b l 2"], *, with_clashes: bool
+    problem: TorsionProblem, angles: Float[Tensor, "b l 2"], *, clashes: bool
 ) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k k"], Float[Tensor, " b"]]:
     """Gradient, Gauss–Newton matrix (6 rigid motions, then φ and ψ in turn) and cost."""
     coords = problem.coords(angles)
@@ -123,8 +117,9 @@ def _normal_equations(
     homogeneous = torch.cat((ca, torch.ones_like(ca[..., :1])), -1)
     second = weight[..., None, None] * homogeneous[..., :, None] * homogeneous[..., None, :]
     moved = _moved_sums(second.flatten(-2)).unflatten(-1, (4, 4))
-    products = torch.einsum("bkxy,bmxy->bkm", motions, motions @ moved)
-    hessian = products.triu() + products.triu(1).mT
+    # row k, column m of the lower triangle: the atoms that k moves, which m before it moves too. The upper triangle is
+    # not what it should be, and the Cholesky factorisation does not read it.
+    hessian = (motions @ moved).flatten(-2) @ motions.flatten(-2).mT
 
     force = weight[..., None] * error
     forces = _moved_sums(torch.cat((torch.linalg.cross(ca, force), force), -1))
@@ -136,7 +131,7 @@ def _normal_equations(
     hessian.diagonal(dim1=-2, dim2=-1)[:, 6:] += stiffness
     hessian.diagonal(dim1=-2, dim2=-1)[:, :6] += 1e-3
     cost = (weight * error.square().sum(-1)).sum(-1) + (stiffness * away.flatten(1).square()).sum(-1)
-    if with_clashes:
+    if clashes:
         rows, overlap = _clash_rows(coords, problem.mask, axes, arms)
         rows, overlap = rows / problem.clash_tolerance, overlap / problem.clash_tolerance
         hessian[:, 6:, 6:] += rows.mT @ rows
