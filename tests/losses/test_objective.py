@@ -156,9 +156,7 @@ def test_weights_cannot_change_behind_the_log() -> None:
         LossWeights().fape = 2.0  # type: ignore[misc]
 
 
-@pytest.mark.filterwarnings(
-    "ignore:[\\s\\S]*instantiate_classes"
-)  # renamed after the oldest version we allow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_two_yaml_files_merge_field_by_field(tmp_path: Path) -> None:
     """A variant states only what it changes, down into the ramp."""
     base, overlay = tmp_path / "base.yaml", tmp_path / "overlay.yaml"
