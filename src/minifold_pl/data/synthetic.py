@@ -1,8 +1,8 @@
 """The embedded data set: synthetic chains, physically sound, whose sequence determines their fold.
 
-It exists so that a newcomer, and a test, can see the whole system learn in minutes on a CPU. Folds are packed from ideal
-secondary structure (:mod:`minifold_pl.data.synthetic_fold`), chains closed with exact bond geometry
-(:mod:`minifold_pl.data.synthetic_backbone`) and sequences drawn from the structure
+It exists so that a newcomer, and a test, can see the whole system learn in minutes on a CPU. Folds are packed
+from ideal secondary structure (:mod:`minifold_pl.data.synthetic_fold`), chains closed with exact bond
+geometry (:mod:`minifold_pl.data.synthetic_backbone`) and sequences drawn from the structure
 (:mod:`minifold_pl.data.synthetic_sequence`). No result on it says anything about real proteins.
 """
 
@@ -37,7 +37,8 @@ FIRST_TOPOLOGY: Final = 9001
 _CLASSES: Final = (4, 1, 2, 3, 1, 2, 3, 1, 2, 3)
 """CATH class of fold 0, 1, 2, …, in turn."""
 _LONGEST_IRREGULAR: Final = 60
-"""Residues beyond which an irregular fold, without secondary structure to hold it together, is no likely protein."""
+"""Residues beyond which an irregular fold, without secondary structure to hold it together, is no likely
+protein."""
 _HELD_OUT: Final = 0.12
 """Share of folds that make up the test split."""
 _VALIDATION_EVERY: Final = 8
@@ -80,12 +81,13 @@ class SyntheticConfig:
             )
         if self.max_length - self.min_length < 8:
             raise ValueError(
-                f"min_length {self.min_length} and max_length {self.max_length} are {self.max_length - self.min_length} "
-                "apart; folds differ in length: leave at least 8 residues between them"
+                f"min_length {self.min_length} and max_length {self.max_length} are too near; "
+                "folds differ in length: leave at least 8 residues between them"
             )
         if self.folds is not None and self.folds < FEWEST_FOLDS:
             raise ValueError(
-                f"folds is {self.folds}; give {FEWEST_FOLDS} or more (four classes to train on, one fold held out)"
+                f"folds is {self.folds}; give {FEWEST_FOLDS} or more: "
+                "four classes to train on, and one fold held out"
             )
         if self.n < 3 * self.fold_count:
             raise ValueError(
@@ -94,7 +96,8 @@ class SyntheticConfig:
             )
         if self.shapes < 1 or not 0 <= self.bend <= 1 or self.seed < 0:
             raise ValueError(
-                f"shapes {self.shapes}, bend {self.bend}, seed {self.seed}: give shapes >= 1, 0 <= bend <= 1, seed >= 0"
+                f"shapes {self.shapes}, bend {self.bend}, seed {self.seed}: "
+                "give shapes >= 1, 0 <= bend <= 1, seed >= 0"
             )
 
     @property
@@ -111,13 +114,14 @@ class SyntheticConfig:
 def generate(config: SyntheticConfig) -> Iterator[ChainRecord]:
     """The chains in the order of their index; chain ``i`` is of fold ``i`` modulo the number of folds.
 
-    Validation chains are of folds seen in training, test chains of folds never seen; neither has a sequence that
-    reaches 40 % identity to any training chain (:func:`minifold_pl.data.synthetic_sequence.identity`). Clusters are named
-    by fold and split, since no sequence cluster reaches across splits; the fold itself is the CATH topology, numbered
-    from 9001.
+    Validation chains are of folds seen in training, test chains of folds never seen; neither has a sequence
+    that reaches 40 % identity to any training chain (:func:`minifold_pl.data.synthetic_sequence.identity`).
+    Clusters are named by fold and split, since no sequence cluster reaches across splits; the fold itself is
+    the CATH topology, numbered from 9001.
 
     Raises:
-        ValueError: no such set could be made: too many folds for these lengths, or chains too short to differ enough.
+        ValueError: no such set could be made: too many folds for these lengths, or chains too short to differ
+        enough.
     """
     folds = _shapes(config, _distinct_folds(config))
     chains = []
@@ -269,8 +273,9 @@ def _sequences(config: SyntheticConfig, profiles: list[_Profile]) -> list[str]:
                 break
         else:
             raise ValueError(
-                f"chain {index} found no sequence under {MOST_SHARED:.0%} identity to all {len(training)} training "
-                f"chains in {_TRIES} draws; raise min_length (now {config.min_length}), or lower n (now {config.n})"
+                f"chain {index} found no sequence under {MOST_SHARED:.0%} identity to all {len(training)} "
+                f"training chains in {_TRIES} draws; raise min_length (now {config.min_length}), or lower n "
+                f"(now {config.n})"
             )
     return sequences
 

@@ -21,6 +21,7 @@ from minifold_pl.data.synthetic_fold import ELEMENT_TORSIONS, Element, Fold
 from minifold_pl.data.torsion_fit import TorsionProblem, clash_overlap, fit_torsions
 from minifold_pl.geometry.backbone import backbone_from_torsions
 from minifold_pl.geometry.superpose import kabsch
+from minifold_pl.metrics.tm import tm_d0
 
 BASINS: Final = (
     # φ, ψ, spread (degrees), share
@@ -36,15 +37,18 @@ LARGEST_OVERLAP: Final = 0.12
 """Å by which a clearance may be missed."""
 
 _LIBRARY: Final = 4096
+"""Loop conformations tried for a gap."""
 _SHORTLIST: Final = 24
+"""How many of them are looked at for clashes."""
 _STARTS: Final = 2
-"""Loop conformations tried for a gap, how many of them are looked at for clashes, and chains started from the best."""
+"""Chains started from the best of them."""
 _CHUNK: Final = 96
+"""Chains fitted at a time."""
 _STAGES: Final = ((None, 7), (0.4, 8), (0.12, 8), (0.08, 8), (0.08, 8))
 """Tolerance of an overlap in Å (None: not looked at), and iterations."""
 _WORST_PLACEMENT: Final = {"1": 1.0, "2": 1.6, "3": 1.3, "4": 3.0}
-"""Å root mean square by which the elements may miss their places, by CATH class. Nothing rests on where exactly the
-pieces of an irregular fold lie."""
+"""Å root mean square by which the elements may miss their places, by CATH class. Nothing rests on where
+exactly the pieces of an irregular fold lie."""
 _MOST_OUTSIDE: Final = 0.04
 """Share of a chain's residues whose φ and ψ may lie outside the allowed regions (real chains: 0.03)."""
 _SPREADS: Final = {"H": 5.0, "E": 14.0, "C": 14.0, "L": 20.0}
@@ -61,15 +65,15 @@ class Backbone:
 
 
 def build_backbones(folds: Sequence[Fold], rngs: Sequence[np.random.Generator]) -> list[Backbone | None]:
-    """A chain for each fold; None where loops could not be closed without clashes or far from their basins."""
+    """A chain for each fold; None where it could not be closed without clashes or forbidden torsions."""
     jobs = [
         (k, _start(fold, rng))
         for k, (fold, rng) in enumerate(zip(folds, rngs, strict=True))
         for _ in range(_STARTS)
     ]
     found: list[tuple[float, Backbone | None]] = [(np.inf, None)] * len(folds)
-    # a first fit brings the elements near their places; the loops then settle in basins, and clashes are pushed apart,
-    # gently at first
+    # a first fit brings the elements near their places; the loops then settle in basins, and clashes are
+    # pushed apart, gently at first
     angles_of = [np.radians(start) for _, start in jobs]
     open_jobs = list(range(len(jobs)))
     for clash_tolerance, iterations in _STAGES:
@@ -109,9 +113,10 @@ def build_backbones(folds: Sequence[Fold], rngs: Sequence[np.random.Generator]) 
 def vary_backbones(
     masters: Sequence[Backbone], rngs: Sequence[np.random.Generator], *, amplitude: float
 ) -> list[Backbone]:
-    """Each chain bent by a smooth field of its own of ``amplitude`` · d0 rms (the TM-score's d0, in Å), and jittered.
+    """Each chain bent by a smooth field of its own, and jittered.
 
-    φ, ψ, ω and the N–Cα–C angles vary as well. A chain that would clash is bent half as much, and in the end not at all.
+    The bending is ``amplitude`` · d0 rms (the TM-score's d0, in Å); φ, ψ, ω and N–Cα–C vary as well. A chain
+    that would clash is bent half as much, then a quarter, and in the end not at all.
     """
     result: list[Backbone | None] = [None] * len(masters)
     open_jobs = list(range(len(masters)))
@@ -140,7 +145,7 @@ def vary_backbones(
 
 
 def in_allowed_region(angles: Float[Tensor, "*b l 2"]) -> Bool[Tensor, "*b l"]:
-    """φ and ψ (radians) within 2.5 spreads of a basin, or where α and β regions meet: 97 % of real residues."""
+    """φ and ψ (radians) in the α, β or left-handed region, generously drawn."""
     phi, psi = torch.rad2deg(angles).unbind(-1)
     phi, psi = (torch.remainder(v + 180.0, 360.0) - 180.0 for v in (phi, psi))
     alpha = (phi > -160) & (phi < -35) & (psi > -75) & (psi < 50)
@@ -241,7 +246,7 @@ def _best_loop(
     others: Float[np.ndarray, "p 3"],
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "c 2"]:
-    """A loop that, grown from the element before, puts the element after near its place, and meets no other."""
+    """A loop that, grown from the element before, leads to the element after and meets no other."""
     rotation, origin = before
     picked = after_trace[:: max(1, len(after_trace) // 5)]
     local = (picked - after[1]) @ after[0]
@@ -313,11 +318,12 @@ def _variation(
     centre = np.tile(np.radians([-120.0, 130.0]), (size, longest, 1))
     omega, n_ca_c = np.full((size, longest), np.pi), np.full((size, longest), radians(N_CA_C_ANGLE))
     target, mask = np.zeros((size, longest, 3)), np.zeros((size, longest), dtype=bool)
+    scale = tm_d0(torch.tensor([len(m.angles) for m in masters])).numpy()
     for row, (master, rng) in enumerate(zip(masters, rngs, strict=True)):
         n = len(master.angles)
         mask[row, :n] = True
         ca = master.coords[:, CA_ATOM]
-        target[row, :n] = ca + amplitude * tm_d0(n) * _smooth_field(ca, rng)
+        target[row, :n] = ca + amplitude * scale[row] * _smooth_field(ca, rng)
         loops = np.array([kind == "L" for kind in master.fold.structure()])
         wobble = np.where(loops, 4.0, 2.0)[:, None] * rng.standard_normal((n, 2))
         centre[row, :n] = master.angles + np.radians(wobble)
@@ -337,7 +343,7 @@ def _variation(
 
 
 def _smooth_field(ca: Float[np.ndarray, "l 3"], rng: np.random.Generator) -> Float[np.ndarray, "l 3"]:
-    """Displacements that vary over 20 to 40 Å of space, so that packed neighbours move together; rms 1 over the chain."""
+    """Displacements, rms 1, that vary over 20 to 40 Å of space: packed neighbours move together."""
     total = np.zeros_like(ca)
     for _ in range(4):
         wave = rng.standard_normal(3)
@@ -345,11 +351,6 @@ def _smooth_field(ca: Float[np.ndarray, "l 3"], rng: np.random.Generator) -> Flo
         total += np.sin(ca @ wave + rng.uniform(0, 2 * np.pi))[:, None] * rng.standard_normal(3)
     total -= total.mean(0)
     return total / max(1e-6, float(np.sqrt((total**2).sum(-1).mean())))
-
-
-def tm_d0(length: int) -> float:
-    """The length scale of the TM-score in Å (Zhang & Skolnick 2004), at least 0.5."""
-    return max(0.5, 1.24 * max(length - 15, 0) ** (1 / 3) - 1.8)
 
 
 def _miss(problem: TorsionProblem, coords: Float[Tensor, "b l 4 3"]) -> Float[Tensor, " b"]:

@@ -1,13 +1,15 @@
 """Folds of the synthetic set: where ideal helices, strands and extended pieces lie, and what joins them.
 
-A fold is drawn, not copied: elements are packed at the distances of real ones (helix–helix 9–10 Å, strand–strand 4.8 Å,
-helix–sheet 10 Å), sheets twist as real ones do and β–α–β crossovers are right-handed. Lengths in Å.
+A fold is drawn, not copied: elements are packed at the distances of real ones (helix–helix 9–10 Å,
+strand–strand 4.8 Å, helix–sheet 10 Å), sheets twist as real ones do and β–α–β crossovers are right-handed.
+Lengths in Å.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 from math import ceil, radians
 from typing import Final, Literal
 
@@ -35,8 +37,9 @@ SHEET_HELIX: Final = 10.0
 SHEET_SHEET: Final = 10.0
 """Distances of packed layers (Chothia 1984, Annu. Rev. Biochem. 53:537)."""
 SHEET_TWIST: Final = -16.0
-"""Degrees from a strand to the next about the axis that leads there: left-handed across the strands. Real sheets have
--20° to -25° (Chothia 1973, J. Mol. Biol. 75:295), which straight ideal strands 4.8 Å apart can follow only in part."""
+"""Degrees from a strand to the next about the axis that leads there: left-handed across the strands. Real
+sheets have -20° to -25° (Chothia 1973, J. Mol. Biol. 75:295), which straight ideal strands 4.8 Å apart can
+follow only in part."""
 SANDWICH_ANGLE: Final = -30.0
 """Degrees between the strands of two packed sheets."""
 
@@ -55,16 +58,16 @@ class Element:
 
     kind: Kind
     length: int
-    origin: Float[np.ndarray, "3"]
-    axis: Float[np.ndarray, "3"]
-    up: Float[np.ndarray, "3"]
+    origin: Float[np.ndarray, " 3"]
+    axis: Float[np.ndarray, " 3"]
+    up: Float[np.ndarray, " 3"]
 
     def trace(self) -> Float[np.ndarray, "l 3"]:
         """Cα positions."""
         frame = np.stack((self.up, np.cross(self.axis, self.up), self.axis))
         return self.origin + ideal_trace(self.kind, self.length) @ frame
 
-    def moved(self, rotation: Float[np.ndarray, "3 3"], shift: Float[np.ndarray, "3"]) -> Element:
+    def moved(self, rotation: Float[np.ndarray, "3 3"], shift: Float[np.ndarray, " 3"]) -> Element:
         """The element turned about the origin of the coordinate system, then shifted."""
         return replace(
             self, origin=rotation @ self.origin + shift, axis=rotation @ self.axis, up=rotation @ self.up
@@ -96,7 +99,7 @@ class Fold:
 
 @cache
 def ideal_trace(kind: Kind, length: int) -> Float[np.ndarray, "l 3"]:
-    """Cα of a straight ideal element along z; a strand's residue 0 at z = 0 with x > 0, the others centred."""
+    """Cα of a straight ideal element along z; a strand starts at z = 0 with a pleat to x > 0."""
     phi, psi = (torch.full((length,), radians(v), dtype=torch.float64) for v in ELEMENT_TORSIONS[kind])
     ca = backbone_from_torsions(phi, psi)[:, CA_ATOM].numpy()
     whole = backbone_from_torsions(
@@ -203,7 +206,7 @@ def _pack(
     apart: tuple[float, float],
     rng: np.random.Generator,
 ) -> tuple[Element, ...] | None:
-    """Pieces each of which turns from the one before by an angle in ``turns`` (degrees) and touches an earlier one."""
+    """Pieces that turn from the one before by ``turns`` (range, degrees) and touch an earlier one."""
     rise = _RISE[kind]
     starts, ends = [np.zeros(3)], [np.array([0.0, 0.0, rise * (sizes[0] - 1)])]
     for size in sizes[1:]:
@@ -301,7 +304,7 @@ def _strands_and_helices(length: int, rng: np.random.Generator) -> tuple[str, tu
 
 
 def _strand(place: float, sense: int, length: int, rng: np.random.Generator) -> Element:
-    """A strand of the twisted sheet in the xz plane, at ``place`` strands from its middle, pointing up or down z.
+    """A strand of the twisted sheet in the xz plane, ``place`` strands from its middle, up or down z.
 
     Pleats are in register across the sheet: at one level of z all Cα point to the same side of it.
     """
@@ -318,7 +321,7 @@ def _strand(place: float, sense: int, length: int, rng: np.random.Generator) -> 
 
 
 def _walk(n: int, layers: int, rng: np.random.Generator) -> list[tuple[int, int]] | None:
-    """Place and sheet of each strand along the chain: mostly the neighbour, at times across the other sheet."""
+    """Place and sheet of each strand along the chain: mostly next to the one before."""
     for _ in range(20):
         taken = [(0, 0)]
         while len(taken) < n:
@@ -374,7 +377,8 @@ def _mixed_walk(pattern: str, rng: np.random.Generator) -> list[tuple[float, int
                     )
                     sense = last_strand[2] if crossed else -last_strand[2]
                     if crossed:
-                        # right-handed crossover: with the helix above (y > 0) the chain moves toward -x times its sense
+                        # right-handed crossover: with the helix above (y > 0) the chain moves toward -x times
+                        # its sense
                         side = -int(np.sign(jump)) * sense
                         helix_x = x + 0.5 * jump
                         found[-1] = (helix_x, side, -sense)
@@ -412,7 +416,7 @@ def _loops(
     """Residues of each loop: enough for its gap; None where a gap is too wide for a chain of this size."""
     traces = [e.trace() for e in elements]
     counts = [int(rng.integers(1, 3))]
-    for before, after in zip(traces[:-1], traces[1:], strict=True):
+    for before, after in pairwise(traces):
         gap = float(np.linalg.norm(after[0] - before[-1]))
         count = max(2, ceil(gap / _PER_LOOP_BOND) - 1) + int(rng.integers(0, 2))
         if count > 9 or (cath_class == 4 and count > 4):
@@ -447,7 +451,7 @@ def _about(axis: tuple[float, float, float], degrees: float) -> Float[np.ndarray
     return np.eye(3) + np.sin(angle) * k + (1 - np.cos(angle)) * k @ k
 
 
-def _perpendicular(axis: Float[np.ndarray, "3"], angle: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:
+def _perpendicular(axis: Float[np.ndarray, " 3"], angle: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:
     helper = np.eye(3)[np.abs(axis).argmin()]
     u = np.cross(axis, helper)
     u /= np.linalg.norm(u)

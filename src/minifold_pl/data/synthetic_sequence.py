@@ -1,9 +1,9 @@
 """Sequences for synthetic backbones, drawn from the structure, and how alike two sequences are.
 
-What a residue may be follows from where it is: helix, strand or loop, buried or not, at an end of a helix, with
-φ > 0, beside which partner. The preferences are those of textbooks (Chou & Fasman 1978, Adv. Enzymol. 47:45; Richardson
-& Richardson 1988, Science 240:1648 for helix ends), rounded; they are the same for every fold, so that what is learnt
-on some folds holds on others.
+What a residue may be follows from where it is: helix, strand or loop, buried or not, at an end of a helix,
+with φ > 0, beside which partner. The preferences are those of textbooks (Chou & Fasman 1978, Adv. Enzymol.
+47:45; Richardson & Richardson 1988, Science 240:1648 for helix ends), rounded; they are the same for every
+fold, so that what is learnt on some folds holds on others.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 
 from minifold_pl.constants import AMINO_ACIDS, C_ATOM, CA_ATOM, N_ATOM
 from minifold_pl.data.synthetic_fold import Fold
+from minifold_pl.geometry.backbone import place_beta
 
 PREFERENCES: Final[dict[str, dict[str, float]]] = {
     "helix core": {"L": 6, "I": 3, "A": 3, "M": 3, "F": 3, "V": 2, "W": 1, "Y": 1},
@@ -55,6 +57,10 @@ _SIGNATURE: Final = 0.75
 _PROLINE_PHI: Final = (-95.0, -45.0)
 _PAIR: Final = 5.8
 """Å between two Cα of neighbouring strands that face each other."""
+_PACK: Final = 128
+"""Room for the count of matches below a score, and one more than the longest sequence."""
+_GAP: Final = 2
+"""Price of a residue in a gap, in matches."""
 _LETTERS: Final = {letter: k for k, letter in enumerate(AMINO_ACIDS)}
 _CHARGE: Final = np.array([{"D": -1, "E": -1, "K": 1, "R": 1}.get(letter, 0) for letter in AMINO_ACIDS])
 
@@ -64,7 +70,8 @@ def surroundings(
 ) -> list[str]:
     """The key of ``PREFERENCES`` of every residue; ``angles`` are φ and ψ in radians."""
     structure = fold.structure()
-    beta = ideal_beta(coords)
+    atoms = torch.from_numpy(coords)
+    beta = place_beta(atoms[:, N_ATOM], atoms[:, CA_ATOM], atoms[:, C_ATOM]).numpy()
     separation = np.abs(np.subtract.outer(np.arange(len(beta)), np.arange(len(beta))))
     near = np.linalg.norm(beta[:, None] - beta[None], axis=-1) < 10.0
     burial = (near & (separation > 2)).sum(-1)
@@ -74,7 +81,7 @@ def surroundings(
     for i, kind in enumerate(structure):
         level = "core" if burial[i] > high else ("boundary" if burial[i] > low else "surface")
         ahead = structure[i + 1 : i + 3]
-        if phi[i] > 0 and 0 < i:
+        if phi[i] > 0 and i > 0:
             found.append("turned")
         elif kind == "L" and ahead[:1] == "H":
             found.append("helix cap")
@@ -101,8 +108,8 @@ def profile(
 ) -> Float[np.ndarray, "l 20"]:
     """Probability of every amino acid at every residue.
 
-    The preferences of the surroundings, times what is the fold's own: a factor for each place of each element, drawn
-    from ``key``, the same in all chains of the fold however long its elements are.
+    The preferences of the surroundings, times what is the fold's own: a factor for each place of each
+    element, drawn from ``key``, the same in all chains of the fold however long its elements are.
     """
     phi = np.degrees(np.arctan2(np.sin(angles[:, 0]), np.cos(angles[:, 0])))
     rows = np.zeros((fold.length, len(AMINO_ACIDS)))
@@ -123,7 +130,7 @@ def profile(
 
 
 def partners(fold: Fold, coords: Float[np.ndarray, "l 4 3"]) -> Int[np.ndarray, " l"]:
-    """For every residue one before it that its side chain meets, or -1: across a sheet, or a turn back in a helix."""
+    """For every residue an earlier one across the sheet, or a turn back in the helix; else -1."""
     structure = fold.structure()
     ca = coords[:, CA_ATOM]
     found = np.full(len(ca), -1)
@@ -155,9 +162,10 @@ def draw_sequence(
 def identity(sequence: str, others: Sequence[str]) -> Float[np.ndarray, " n"]:
     """Share of identical residues of ``sequence`` to each of ``others``, of the shorter one's length.
 
-    Counted on the global alignment that scores best with 1 for a match, 0 for a mismatch, -2 a residue in a gap (BLOSUM62
-    with 11 for a gap's first residue costs about as much), and nothing for gaps at the ends (Needleman & Wunsch 1970,
-    J. Mol. Biol. 48:443). Mismatches are free, so that the figure is rather too high than too low.
+    Counted on the global alignment that scores best with 1 for a match, 0 for a mismatch, -2 a residue in a
+    gap (BLOSUM62 with 11 for a gap's first residue costs about as much), and nothing for gaps at the ends
+    (Needleman & Wunsch 1970, J. Mol. Biol. 48:443). Mismatches are free, so that the figure is rather too
+    high than too low.
 
     Raises:
         ValueError: a sequence has more than 127 residues.
@@ -183,31 +191,21 @@ def _matches(sequence: str, others: Sequence[str]) -> Int[np.ndarray, " n"]:
     letters = np.zeros((lengths.max(), len(others)), dtype=np.uint8)
     for column, other in enumerate(others):
         letters[: len(other), column] = np.frombuffer(other.encode(), dtype=np.uint8)
-    # score · 128 + matches, so that one integer carries both; with a price per residue a row's gaps are a running
-    # maximum
-    climb = (np.arange(len(letters) + 1, dtype=np.int32) * (_GAP * _PACK))[:, None]
-    line = np.zeros((len(letters) + 1, len(others)), dtype=np.int32)
-    columns = np.arange(len(others))
-    best = np.zeros(len(others), dtype=np.int32)
+    # score · 128 + matches, so that one integer carries both; it is never negative, since gaps at the ends
+    # are free and mismatches cost nothing, and stays below 127 · 129
+    rows, columns = len(letters) + 1, np.arange(len(others))
+    line, step = (np.zeros((rows, len(others)), dtype=np.int16) for _ in range(2))
+    best = np.zeros(len(others), dtype=np.int16)
     for letter in sequence.encode():
-        step = np.zeros_like(line)
-        np.multiply(letters == letter, np.int32(_PACK + 1), out=step[1:])
+        np.multiply(letters == letter, np.int16(_PACK + 1), out=step[1:])
         step[1:] += line[:-1]
-        np.maximum(step[1:], line[1:] - np.int32(_GAP * _PACK), out=step[1:])
-        step += climb
-        np.maximum.accumulate(step, axis=0, out=step)
-        line = step - climb
+        np.maximum(step[1:], line[1:] - np.int16(_GAP * _PACK), out=step[1:])
+        step[0] = 0
+        reach = 1
+        while reach < rows:  # a gap of any length is a sum of gaps of 1, 2, 4 … residues
+            np.maximum(step[reach:], step[:-reach] - np.int16(_GAP * _PACK * reach), out=step[reach:])
+            reach *= 2
+        line, step = step, line
         np.maximum(best, line[lengths, columns], out=best)
-    inside = np.arange(len(letters) + 1)[:, None] <= lengths
+    inside = np.arange(rows)[:, None] <= lengths
     return np.maximum(best, np.where(inside, line, 0).max(0)) % _PACK
-
-
-_PACK: Final = 128
-_GAP: Final = 2
-
-
-def ideal_beta(coords: Float[np.ndarray, "l 4 3"]) -> Float[np.ndarray, "l 3"]:
-    """An ideal Cβ for every residue, 1.53 Å from Cα."""
-    n, ca, c = coords[:, N_ATOM], coords[:, CA_ATOM], coords[:, C_ATOM]
-    b, d = ca - n, c - ca
-    return -0.58273431 * np.cross(b, d) + 0.56802827 * b - 0.54067466 * d + ca

@@ -1,7 +1,7 @@
 """Torsions of a backbone of ideal geometry whose Cα go to given places, and whose atoms do not clash.
 
-Levenberg–Marquardt least squares over φ and ψ, many chains at once. The unknowns are torsions, so bond lengths and
-angles are exact whatever the result; how near it came to its targets is what has to be checked.
+Levenberg–Marquardt least squares over φ and ψ, many chains at once. The unknowns are torsions, so bond
+lengths and angles are exact whatever the result; how near it came to its targets is what has to be checked.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from minifold_pl.constants import C_ATOM, CA_ATOM, N_ATOM
-from minifold_pl.geometry.backbone import backbone_from_torsions
+from minifold_pl.geometry.backbone import backbone_from_torsions, place_beta
 from minifold_pl.geometry.superpose import kabsch
 
-# Smallest distances in Å between atoms of residues two or more apart: N, Cα, C, O and an ideal Cβ. About the 5th
-# percentile of the closest approach per chain in 1,067 crystal structures of 2 Å or better; Cβ after Ramachandran et al.
-# 1963 (J. Mol. Biol. 7:95), because the ideal Cβ of a glycine is not there.
+# Smallest distances in Å between atoms of residues two or more apart: N, Cα, C, O and an ideal Cβ. About the
+# 5th percentile of the closest approach per chain in 1,067 crystal structures of 2 Å or better; Cβ after
+# Ramachandran et al. 1963 (J. Mol. Biol. 7:95), because the ideal Cβ of a glycine is not there.
 CLEARANCE = torch.tensor(
     [
         [3.20, 3.40, 2.95, 2.75, 3.00],
@@ -68,7 +68,7 @@ class TorsionProblem:
 def fit_torsions(
     problem: TorsionProblem, start: Float[Tensor, "b l 2"], *, iterations: int, clashes: bool = True
 ) -> Float[Tensor, "b l 2"]:
-    """φ and ψ after ``iterations`` steps, the best of those seen; without ``clashes`` chains pass through themselves."""
+    """The best φ and ψ of ``iterations`` steps; without ``clashes`` chains pass through themselves."""
     best, damping = start.clone(), start.new_full((len(start),), 0.5)
     gradient, hessian, lowest = _normal_equations(problem, start, clashes=clashes)
     for _ in range(iterations):
@@ -104,8 +104,8 @@ def _normal_equations(
     goal = problem.target @ frames.rotation.mT + frames.translation[:, None]
     error = goal - ca
 
-    # every unknown moves a point r by axis × (r − origin): linear in (r, 1), which is all that is needed to sum the
-    # products over the atoms an unknown moves from running sums along the chain
+    # every unknown moves a point r by axis × (r − origin): linear in (r, 1), which is all that is needed to
+    # sum the products over the atoms an unknown moves from running sums along the chain
     axes = torch.stack((ca - coords[:, :, N_ATOM], coords[:, :, C_ATOM] - ca), 2)
     axes = (axes / axes.norm(dim=-1, keepdim=True)).flatten(1, 2)
     arms = torch.linalg.cross(axes, ca.repeat_interleave(2, 1))
@@ -117,8 +117,8 @@ def _normal_equations(
     homogeneous = torch.cat((ca, torch.ones_like(ca[..., :1])), -1)
     second = weight[..., None, None] * homogeneous[..., :, None] * homogeneous[..., None, :]
     moved = _moved_sums(second.flatten(-2)).unflatten(-1, (4, 4))
-    # row k, column m of the lower triangle: the atoms that k moves, which m before it moves too. The upper triangle is
-    # not what it should be, and the Cholesky factorisation does not read it.
+    # row k, column m of the lower triangle: the atoms that k moves, which m before it moves too. The upper
+    # triangle is not what it should be, and the Cholesky factorisation does not read it.
     hessian = (motions @ moved).flatten(-2) @ motions.flatten(-2).mT
 
     force = weight[..., None] * error
@@ -153,7 +153,7 @@ def _clash_rows(
     axes: Float[Tensor, "b k 3"],
     arms: Float[Tensor, "b k 3"],
 ) -> tuple[Float[Tensor, "b p k"], Float[Tensor, "b p"]]:
-    """Derivative of the distance of every overlapping pair by every torsion, and the overlaps; padded with 0."""
+    """Derivative of every overlapping distance by every torsion, and the overlaps; padded with 0."""
     atoms = _with_beta(coords)
     first, second, chain, overlap = _deepest(*_overlaps(atoms, mask))
     counts = torch.bincount(chain, minlength=len(coords))
@@ -162,7 +162,8 @@ def _clash_rows(
     flat = atoms.flatten(1, 2)
     a, b = flat[chain, first], flat[chain, second]
     along = (b - a) / (b - a).norm(dim=-1, keepdim=True)
-    # along · (axis × (b − origin)) = axis · (b × along) − (axis × origin) · along, for all torsions in one product
+    # along · (axis × (b − origin)) = axis · (b × along) − (axis × origin) · along, for all torsions in one
+    # product
     wrench = coords.new_zeros(len(coords), most, 6)
     wrench[chain, slot] = torch.cat((torch.linalg.cross(b, along), -along), -1)
     low, high = (coords.new_zeros(len(coords), most) for _ in range(2))
@@ -210,11 +211,9 @@ def _overlaps(
 
 
 def _with_beta(coords: Float[Tensor, "b l 4 3"]) -> Float[Tensor, "b l 5 3"]:
-    """Backbone atoms and an ideal Cβ (1.53 Å from Cα, tetrahedral)."""
+    """Backbone atoms and an ideal Cβ."""
     n, ca, c, o = coords.unbind(-2)
-    b, d = ca - n, c - ca
-    beta = -0.58273431 * torch.linalg.cross(b, d) + 0.56802827 * b - 0.54067466 * d + ca
-    return torch.stack((n, ca, c, o, beta), -2)
+    return torch.stack((n, ca, c, o, place_beta(n, ca, c)), -2)
 
 
 def _cross_matrix(v: Float[Tensor, "b k 3"]) -> Float[Tensor, "b k 3 3"]:

@@ -1,12 +1,13 @@
 """Backbone atoms from torsions, and from a Cα trace.
 
-Lengths in Å, angles in radians. Ideal bond lengths and angles are those of :mod:`minifold_pl.constants`; the atom
-axis of every backbone is N, Cα, C, O.
+Lengths in Å, angles in radians. Ideal bond lengths and angles are those of :mod:`minifold_pl.constants`; the
+atom axis of every backbone is N, Cα, C, O.
 """
 
 from __future__ import annotations
 
 from cmath import rect
+from itertools import pairwise
 from math import pi, radians
 from typing import TypeAlias
 
@@ -40,8 +41,8 @@ _CIS_BELOW = 3.4
 """Cα–Cα distance in Å under which a peptide is cis (2.95 Å against 3.80 Å)."""
 
 # Cosine (first row) and sine (second row) of the angle, about the axis Cα(i) → Cα(i+1), from the direction of
-# Cα(i−1) to that of the peptide's O. Linear least squares over 160,958 peptides of representative PDB chains, on
-# the features of `_peptide_features`.
+# Cα(i−1) to that of the peptide's O. Linear least squares over 160,958 peptides of representative PDB chains,
+# on the features of `_peptide_features`.
 _PEPTIDE_ANGLE = (
     (-0.716, 0.125, -0.176, 0.157, 0.113, -0.076, -0.003,
      -2.125, -0.107, 0.492, 0.036, 0.155, -0.135, -0.158,
@@ -65,8 +66,8 @@ def place_atom(
 ) -> Float[Tensor, "*batch 3"]:
     """The atom ``d`` at ``length`` from ``c``, with angle ``b-c-d`` and dihedral ``a-b-c-d`` (IUPAC sign).
 
-    Natural extension reference frame, Parsons et al. 2005, J. Comput. Chem. 26:1063. Where ``a``, ``b`` and ``c``
-    are collinear no dihedral exists and the atom lies on the line ``b-c``.
+    Natural extension reference frame, Parsons et al. 2005, J. Comput. Chem. 26:1063. Where ``a``, ``b`` and
+    ``c`` are collinear no dihedral exists and the atom lies on the line ``b-c``.
     """
     length, angle, torsion = (
         torch.as_tensor(v, dtype=c.dtype, device=c.device) for v in (length, angle, torsion)
@@ -94,6 +95,18 @@ def place_oxygen(
 
 
 @full_precision
+def place_beta(
+    n: Float[Tensor, "*batch 3"], ca: Float[Tensor, "*batch 3"], c: Float[Tensor, "*batch 3"]
+) -> Float[Tensor, "*batch 3"]:
+    """An ideal Cβ: 1.53 Å from Cα, 110.4° from N, 110.2° from C, on the side of an L-amino acid.
+
+    The coefficients are those in common use (Yang et al. 2020, PNAS 117:1496, suppl.).
+    """
+    b, d = ca - n, c - ca
+    return ca - 0.58273431 * torch.linalg.cross(b, d) + 0.56802827 * b - 0.54067466 * d
+
+
+@full_precision
 def backbone_from_torsions(
     phi: Float[Tensor, "*b l"],
     psi: Float[Tensor, "*b l"],
@@ -102,12 +115,13 @@ def backbone_from_torsions(
 ) -> Float[Tensor, "*b l 4 3"]:
     """Backbones of ideal bond lengths and angles with these torsions (radians).
 
-    ``omega[i]`` belongs to the peptide between residues ``i`` and ``i + 1`` and is 180° where not given; ``n_ca_c`` is
-    the N–Cα–C angle, ideal where not given. ``phi[0]`` has no effect, ``omega[-1]`` neither, ``psi[-1]`` places the
-    last O. The first residue's frame is the coordinate system: N at the origin, Cα on the x axis, C in the xy plane.
+    ``omega[i]`` belongs to the peptide between residues ``i`` and ``i + 1`` and is 180° where not given;
+    ``n_ca_c`` is the N–Cα–C angle, ideal where not given. ``phi[0]`` has no effect, ``omega[-1]`` neither,
+    ``psi[-1]`` places the last O. The first residue's frame is the coordinate system: N at the origin, Cα on
+    the x axis, C in the xy plane.
 
-    Every bond is a rigid motion; they are composed residue by residue in a scan of logarithmic depth, so that the cost
-    in kernel launches does not grow with the chain. Differentiable.
+    Every bond is a rigid motion; they are composed residue by residue in a scan of logarithmic depth, so that
+    the cost in kernel launches does not grow with the chain. Differentiable.
     """
     omega = torch.full_like(phi, pi) if omega is None else omega
     n_ca_c = torch.full_like(phi, radians(N_CA_C_ANGLE)) if n_ca_c is None else n_ca_c
@@ -149,8 +163,8 @@ def torsions(
 ) -> tuple[Float[Tensor, "*b l"], Float[Tensor, "*b l"], Float[Tensor, "*b l"]]:
     """φ, ψ and ω of every residue in radians, indexed as :func:`backbone_from_torsions` takes them.
 
-    φ of the first and ω of the last residue do not exist and are 180°; ψ of the last is read from its O. Chain breaks
-    are not looked at.
+    φ of the first and ω of the last residue do not exist and are 180°; ψ of the last is read from its O.
+    Chain breaks are not looked at.
     """
     n, ca, c, o = coords.unbind(-2)
     none = torch.full_like(n[..., :1, 0], pi)
@@ -167,15 +181,15 @@ def backbone_from_ca(
 ) -> Float[Tensor, "l 4 3"]:
     """N, C and O for a Cα trace; the Cα stay where they are.
 
-    ``bonded[i]`` says that residues ``i`` and ``i + 1`` are joined (all are, where not given). Each peptide is a planar
-    unit between two Cα: all that is open is its angle about the axis that joins them, read from the Cα before and after
-    by the regression above (the idea of Purisima & Scheraga 1984, Biopolymers 23:1207). The ends of a segment are
-    continued as their neighbour goes. A Cα–Cα distance other than 3.80 Å goes into the C–N bond, so that N–Cα and Cα–C
-    stay sound.
+    ``bonded[i]`` says that residues ``i`` and ``i + 1`` are joined (all are, where not given). Each peptide
+    is a planar unit between two Cα: all that is open is its angle about the axis that joins them, read from
+    the Cα before and after by the regression above (the idea of Purisima & Scheraga 1984, Biopolymers
+    23:1207). The ends of a segment are continued as their neighbour goes. A Cα–Cα distance other than 3.80 Å
+    goes into the C–N bond, so that N–Cα and Cα–C stay sound.
 
-    Measured on 542 representative PDB chains, against the deposited atoms: root mean square error 0.24 Å for N, 0.27 Å
-    for C and 0.73 Å for O (medians 0.08, 0.09 and 0.26 Å; the tail is peptides turned over, 3 %); N–Cα–C is 111° ± 7°,
-    C–N 1.333 ± 0.022 Å.
+    Measured on 542 representative PDB chains, against the deposited atoms: root mean square error 0.24 Å for
+    N, 0.27 Å for C and 0.73 Å for O (medians 0.08, 0.09 and 0.26 Å; the tail is peptides turned over, 3 %);
+    N–Cα–C is 111° ± 7°, C–N 1.333 ± 0.022 Å.
 
     Raises:
         ValueError: ``ca`` is not a single (l, 3) trace.
@@ -184,7 +198,7 @@ def backbone_from_ca(
         raise ValueError(f"ca has shape {tuple(ca.shape)}; backbone_from_ca takes one trace of shape (l, 3)")
     cuts = [] if bonded is None else [i + 1 for i in range(len(ca) - 1) if not bonded[i]]
     bounds = [0, *cuts, len(ca)]
-    parts = [_segment_from_ca(ca[a:b]) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b > a]
+    parts = [_segment_from_ca(ca[a:b]) for a, b in pairwise(bounds) if b > a]
     return torch.cat(parts) if parts else ca.new_zeros(0, 4, 3)
 
 
@@ -208,7 +222,8 @@ def _segment_from_ca(ca: Float[Tensor, "l 3"]) -> Float[Tensor, "l 4 3"]:
     c = start + c[:, :1] * x + c[:, 1:] * toward_o
     o = start + o[:, :1] * x + o[:, 1:] * toward_o
     n = stop + n[:, :1] * x + n[:, 1:] * toward_o
-    # peptide k joins trace[k + 1] to trace[k + 2]: it gives the N of residue k and the C and O of residue k − 1
+    # peptide k joins trace[k + 1] to trace[k + 2]: it gives the N of residue k and the C and O of residue k −
+    # 1
     return torch.stack((n[:-1], ca, c[1:], o[1:]), 1)
 
 
@@ -263,9 +278,10 @@ _PLANE = {cis: _peptide_plane(cis=cis) for cis in (False, True)}
 
 
 def _bond_motion(angle: Float[Tensor, "*b l"], torsion: Float[Tensor, "*b l"], length: float) -> _Motion:
-    """Frame of the next atom in the frame of this one (x along the bond that leads here, y toward the atom before)."""
+    """Frame of the next atom in that of this one: x along the bond that leads here, y to the atom before."""
     ct, st, ca, sa = torsion.cos(), torsion.sin(), angle.cos(), angle.sin()
-    # the new bond runs along `x`; the atom this bond starts from then lies at -x·angle in the plane of x and y
+    # the new bond runs along `x`; the atom this bond starts from then lies at -x·angle in the plane of x and
+    # y
     x = torch.stack((-ca, sa * ct, sa * st), -1)
     z = torch.stack((torch.zeros_like(ct), -st, ct), -1)
     rotation = torch.stack((x, torch.linalg.cross(z, x), z), -1)
