@@ -179,7 +179,7 @@ def test_crossovers_between_parallel_strands_are_right_handed():
                 continue
             middles = [e.trace().mean(0) for e in (first, helix, last)]
             assert first.axis @ last.axis > 0  # parallel
-            # up the first strand, round by way of the helix: a right-handed screw goes from the first to the last
+            # up the first strand and round by way of the helix, a right-handed screw leads to the last
             around = np.cross(middles[1] - 0.5 * (middles[0] + middles[2]), first.axis)
             assert around @ (middles[2] - middles[0]) < 0
             seen += 1
