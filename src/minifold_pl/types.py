@@ -68,6 +68,11 @@ class ProteinBatch:
     def __len__(self) -> int:
         return len(self.names)
 
+    def __getitem__(self, rows: slice) -> Self:
+        """Some of the chains, at the same padding."""
+        tensors = {k: v[rows] for k, v in self._tensors().items()}
+        return replace(self, names=self.names[rows], **tensors)
+
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """The batch on another device (same arguments as :meth:`torch.Tensor.to`)."""
         return replace(

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from minifold_pl.callbacks.structure_files import write_structures
 from minifold_pl.data.collate import collate
 from minifold_pl.data.dataset import ChainDataset
 from minifold_pl.diffusion.draws import keyed_generator
@@ -44,6 +45,7 @@ class DDIMEvaluator(pl.Callback):
         chains: How many validation chains; the same ones each time.
         batch_size: Chains sampled at once.
         sampler: Settings; the module's own where null.
+        save: How many of the samples to write, as PDB files in ``samples/epoch-…`` of the run folder.
         seed: Seed of the choice of chains and of the noise.
     """
 
@@ -53,6 +55,7 @@ class DDIMEvaluator(pl.Callback):
         chains: int = 32,
         batch_size: int = 16,
         sampler: SamplerConfig | None = None,
+        save: int = 4,
         seed: int = 0,
     ) -> None:
         if every_n_epochs < 0:
@@ -63,6 +66,7 @@ class DDIMEvaluator(pl.Callback):
         self.chains = chains
         self.batch_size = batch_size
         self.sampler = sampler
+        self.save = save
         self.seed = seed
         self._history: list[dict[str, Any]] = []
         self._rows: dict[str, dict[str, Interval]] = {}
@@ -141,6 +145,8 @@ class DDIMEvaluator(pl.Callback):
             indices = share[start : start + self.batch_size]
             batch = collate([chains[i] for i in indices]).to(module.device)
             sampled = module.sample(batch, self.sampler, seed=self.seed, keys=batch.names)
+            if start == 0 and self.save and module.trainer.is_global_zero:
+                self._write(module, batch, sampled.x0)
             for row, ca in {MODEL: sampled.x0, **self._baselines(batch, indices, pool)}.items():
                 found = structure_scores(ca.float(), batch.ca.float(), batch.ca_mask, batch.bonded)
                 gathered.setdefault(row, []).append({k: v.float().cpu() for k, v in found.items()})
@@ -148,6 +154,11 @@ class DDIMEvaluator(pl.Callback):
             row: {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
             for row, parts in gathered.items()
         }
+
+    def _write(self, module: DiffusionModule, batch: ProteinBatch, ca: Tensor) -> None:
+        folder = Path(module.trainer.default_root_dir) / "samples" / f"epoch-{module.current_epoch + 1:03d}"
+        settings = ", ".join(f"{name} {value:g}" for name, value in self._settings(module).items())
+        write_structures(folder, batch[: self.save], ca[: self.save], set(), [f"DDIM, {settings}"])
 
     def _baselines(
         self, batch: ProteinBatch, indices: Sequence[int], pool: Mapping[int, Tensor]

@@ -37,5 +37,6 @@ class EpochLines(pl.Callback):
             value = trainer.callback_metrics.get(name)
             parts.append(f"{name} {float(value):.3f}" if value is not None else f"{name}   –  ")
         parts.append(f"{monotonic() - self._start:5.0f} s")
-        parts.append(status(trainer))
+        if trainer.fit_loop.epoch_loop._should_check_val_epoch():
+            parts.append(status(trainer))
         print("  ".join(parts).rstrip(), flush=True)

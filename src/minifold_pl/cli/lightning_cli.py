@@ -25,6 +25,7 @@ from minifold_pl.callbacks.module_clipping import ModuleClipping
 from minifold_pl.callbacks.patience import Patience
 from minifold_pl.callbacks.progress import EpochLines
 from minifold_pl.callbacks.run_events import RunEvents
+from minifold_pl.callbacks.structure_files import StructureFiles
 from minifold_pl.callbacks.throughput import Throughput
 from minifold_pl.checkpoint.atomic import atomic_write_text
 from minifold_pl.checkpoint.contents import CheckpointError, read_checkpoint
@@ -137,7 +138,23 @@ class MinifoldCLI(LightningCLI):
         if self.subcommand == "fit":
             resumed = None if self.resume_from is None else self.resume_from.name
             trainer.callbacks.append(RunEvents(self.run_folder, resumed))  # type: ignore[attr-defined]
+        if self.subcommand == "predict":
+            trainer.callbacks.append(StructureFiles())  # type: ignore[attr-defined]
         return trainer
+
+    def after_fit(self) -> None:
+        """Say what there is now, and what to do next."""
+        folder = self.run_folder
+        best = folder.checkpoints / "best.ckpt"
+        if not self.trainer.is_global_zero or not best.is_file():
+            return
+        print(f"\nrun folder  {folder.path}\ncheckpoint  {best}\nnext:")
+        if self.model.stage == "contact":
+            print(f"  minifold-pl fit --config v13.yaml --data.path {self.datamodule.path}"
+                  f" --model.init_args.encoder_ckpt {best}")
+        else:
+            print(f"  minifold-pl sample --ckpt {best} --sequence MKTAYIAKQRQISFVKSHFSRQLEE --out samples")
+        print(f"  minifold-pl evaluate --ckpt {best} --data {self.datamodule.path} --split test --out evaluation")
 
     def after_instantiate_classes(self) -> None:
         """Let the module know the config it was built from: checkpoints carry it."""

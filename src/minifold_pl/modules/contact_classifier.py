@@ -35,7 +35,7 @@ class ContactClassifierModule(MinifoldModule):
     def __init__(
         self,
         encoder: ContactClassifier,
-        contact_pos_weight: float = 5.0,
+        contact_pos_weight: float = 8.0,
         optimizer: OptimizerConfig = _STAGE1_OPTIMIZER,
         schedule: LRSchedule = _STAGE1_SCHEDULE,
         seed: int = 0,

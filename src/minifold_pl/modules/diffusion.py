@@ -67,6 +67,7 @@ class DiffusionModule(MinifoldModule):
         freeze_encoder: Leave the encoder as it is; false trains it jointly.
         noise_schedule: Noise schedule.
         snr_gated_frames: Blend frames built from x_t towards the identity as the signal fades.
+        scaled_start: Start the frames at √ᾱ x_t, the best linear guess of the clean chain, instead of at x_t.
         self_conditioning: Probability of a step with a first pass whose estimate starts the second.
         p_uncond: Probability, for each example, that its residues are replaced by MASK.
         loss_weights: Weight of each term; one with weight 0 is still logged.
@@ -92,6 +93,7 @@ class DiffusionModule(MinifoldModule):
         freeze_encoder: bool = True,
         noise_schedule: CosineSchedule = _COSINE,
         snr_gated_frames: bool = True,
+        scaled_start: bool = False,
         self_conditioning: float = 0.25,
         p_uncond: float = 0.1,
         loss_weights: LossWeights = _V13_WEIGHTS,
@@ -125,9 +127,11 @@ class DiffusionModule(MinifoldModule):
         self.noise_draws = noise_draws
         self.val_draws = val_draws
         self.sampler = sampler
+        times = torch.arange(noise_schedule.timesteps)
         if snr_gated_frames:
-            times = torch.arange(noise_schedule.timesteps)
-            self.denoiser.frame_confidence = noise_schedule.frame_confidence(times)
+            self.denoiser.gate_frames(noise_schedule.frame_confidence(times))
+        if scaled_start:
+            self.denoiser.scale_start(noise_schedule.signal(times))
         if freeze_encoder:
             self.encoder.requires_grad_(False)
         self.encoder_origin = "random"

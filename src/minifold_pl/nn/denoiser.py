@@ -139,6 +139,22 @@ class IPADenoiser(nn.Module):
         self.register_buffer("frame_confidence", None, persistent=False)
         self.frame_confidence: Tensor | None
         self.gate_frames(frame_confidence)
+        self.register_buffer("start_scale", None, persistent=False)
+        self.start_scale: Tensor | None
+        self.scale_start(None)
+
+    def scale_start(self, scale: Float[Tensor, " t"] | None) -> None:
+        """Sets, for each t in 0…timesteps - 1, the multiple of x_t at which the frames start; None starts at x_t.
+
+        With √ᾱ(t) that is the best linear guess of an x0 of variance 1: from pure noise the chain grows out of the
+        origin instead of having to take the noise back first.
+        """
+        if scale is not None and scale.shape != (self.timesteps,):
+            raise ValueError(
+                f"start_scale has shape {tuple(scale.shape)}, but timesteps={self.timesteps}; "
+                "give one value for each timestep"
+            )
+        self.start_scale = scale
 
     def gate_frames(self, frame_confidence: Float[Tensor, " t"] | None) -> None:
         """Sets the share of the Gram–Schmidt rotation for each t in 0…timesteps - 1; None lifts the gate."""
@@ -171,8 +187,7 @@ class IPADenoiser(nn.Module):
         time = (t.to(x_t.dtype) * (_TIME_SCALE / self.timesteps)).unsqueeze(-1)
         single = self.single(keep(condition.single, mask)) + self.displacement(displacement)
         single = single + self.time(sinusoids(time, self.d_time))
-        # the residual stream stays in full precision under autocast
-        single = keep(single.to(x_t.dtype), mask)
+        single = single.to(x_t.dtype)  # the residual stream stays in full precision under autocast
         film = sinusoids(time.squeeze(-1), self.d_film)
         for layer in self.layers:
             single, frames = run_block(
@@ -196,6 +211,8 @@ class IPADenoiser(nn.Module):
         rotation = ca_frames(x_t, mask, bonded).rotation
         if self.frame_confidence is not None:
             rotation = slerp_from_identity(rotation, self.frame_confidence[t].unsqueeze(-1))
+        if self.start_scale is not None:
+            x_t = x_t * self.start_scale[t].to(x_t.dtype)[:, None, None]
         if previous is None:
             return Frames(rotation, x_t), torch.zeros_like(x_t)
         estimate = keep(previous.x0.to(x_t.dtype), mask)
