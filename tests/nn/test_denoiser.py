@@ -130,6 +130,8 @@ def test_masked_residues_get_the_origin_and_the_identity(small_denoiser, reawake
     out = model(x, t, condition)
     assert out.x0[~condition.mask].eq(0).all()
     assert torch.allclose(out.rotation[~condition.mask], torch.eye(3), atol=1e-6)
+    (out.x0.sum() + out.rotation.sum()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     assert out.x0.isfinite().all() and out.rotation.isfinite().all()
 
 
@@ -212,6 +214,24 @@ def test_time_and_sequence_reach_the_output(small_denoiser, reawaken, problem, m
 def test_the_gate_is_no_part_of_a_checkpoint(small_denoiser):
     gated, free = small_denoiser(frame_confidence=torch.ones(100)), small_denoiser()
     assert gated.state_dict().keys() == free.state_dict().keys()
+
+
+def test_a_scaled_start_moves_the_first_translations_and_keeps_equivariance(
+    small_denoiser, reawaken, problem
+):
+    x, t, condition = problem
+    model = small_denoiser()
+    model.scale_start(torch.linspace(1, 0, 100))
+    scaled = x * torch.linspace(1, 0, 100)[t][:, None, None]
+    assert (model(x, t, condition).x0 - scaled).norm(dim=-1).mean() < 0.1
+    q = random_rotations(1)[0]
+    reawaken(model, scale=0.5)
+    assert torch.allclose(model(x @ q.T, t, condition).x0, model(x, t, condition).x0 @ q.T, atol=1e-4)
+
+
+def test_a_start_scale_of_the_wrong_length_is_refused_by_name(small_denoiser):
+    with pytest.raises(ValueError, match=r"\(5,\).*timesteps=100"):
+        small_denoiser().scale_start(torch.ones(5))
 
 
 def test_a_gate_of_the_wrong_length_is_refused_by_name():

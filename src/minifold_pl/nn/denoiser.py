@@ -144,10 +144,10 @@ class IPADenoiser(nn.Module):
         self.scale_start(None)
 
     def scale_start(self, scale: Float[Tensor, " t"] | None) -> None:
-        """Sets, for each t in 0…timesteps - 1, the multiple of x_t at which the frames start; None starts at x_t.
+        """Sets for each t in 0…timesteps - 1 the multiple of x_t where the frames start; None starts at x_t.
 
-        With √ᾱ(t) that is the best linear guess of an x0 of variance 1: from pure noise the chain grows out of the
-        origin instead of having to take the noise back first.
+        With √ᾱ(t) that is the best linear guess of an x0 of variance 1: from pure noise the chain grows out
+        of the origin instead of having to take the noise back first.
         """
         if scale is not None and scale.shape != (self.timesteps,):
             raise ValueError(

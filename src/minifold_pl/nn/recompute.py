@@ -12,8 +12,9 @@ from torch.utils.checkpoint import checkpoint
 def run_block(block: nn.Module, *args: Any, recompute: bool) -> Any:
     """``block(*args)``; with ``recompute`` its activations are dropped and computed again when needed.
 
-    Outputs and gradients are the same either way. Measured on the 8-block pair stack of width 128, it trades
-    about a quarter more time for about a seventh of the memory.
+    Outputs and gradients are the same either way. Measured on the v13 pair stack (batch 4, 125 residues,
+    fp32, one CPU thread): peak 3.5 GiB instead of 13.7, and no slower, as the second forward pass costs what
+    touching that much fresh memory did.
     """
     if recompute and torch.is_grad_enabled():
         return checkpoint(block, *args, use_reentrant=False)
