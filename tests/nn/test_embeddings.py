@@ -69,6 +69,11 @@ def test_log_bins_are_antisymmetric():
     assert bins.min() == 0 and bins.max() == 2 * centre
 
 
+def test_log_position_can_be_built_on_the_meta_device():
+    with torch.device("meta"):
+        assert LogRelativePosition(4)(torch.zeros(1, 3, dtype=torch.long)).shape == (1, 3, 3, 4)
+
+
 def test_too_few_log_bins_are_refused_by_name():
     with pytest.raises(ValueError, match=r"bins=9.*linear=8"):
         LogRelativePosition(4, bins=9)

@@ -92,15 +92,12 @@ class LogRelativePosition(RelativePosition):
             raise ValueError(f"linear={linear} must lie between 1 and max_sep - 1 (max_sep={max_sep})")
         if bins < linear + 2:
             raise ValueError(f"bins={bins} must exceed linear + 1 (linear={linear}): the rest is log-spaced")
-        separation = torch.arange(max_sep + 1, dtype=torch.float64)
-        ratio = (separation.clamp(min=linear) / linear).log() / math.log(max_sep / linear)
-        place = linear + (ratio * (bins - 1 - linear)).ceil()
-        place = torch.where(separation <= linear, separation, place)
-        _, one_side = place.unique(return_inverse=True)
-        upstream = -one_side.flip(0)[:-1]
-        self.bins_per_side = int(one_side.max()) + 1
+        # plain numbers, so that the module can also be built on the meta device
+        one_side = _log_bins(bins, max_sep, linear)
+        self.bins_per_side = one_side[-1] + 1
+        signed = [-k for k in reversed(one_side[1:])] + one_side
         self.register_buffer(
-            "bin_of", torch.cat((upstream, one_side)) + self.bins_per_side - 1, persistent=False
+            "bin_of", torch.tensor([k + self.bins_per_side - 1 for k in signed]), persistent=False
         )
         self.bin_of: Tensor
         self.sinusoidal = sinusoidal
@@ -114,3 +111,13 @@ class LogRelativePosition(RelativePosition):
         )
         waves = sinusoids(separation, self.sinusoidal, longest=self.reach / math.tau)
         return self.weight[self.bin_of] + self.smooth(waves)
+
+
+def _log_bins(bins: int, max_sep: int, linear: int) -> list[int]:
+    """Bin of each separation 0…``max_sep``: one each up to ``linear``, then log-spaced, none empty."""
+    per_log = (bins - 1 - linear) / math.log(max_sep / linear)
+    raw = [
+        s if s <= linear else linear + math.ceil(per_log * math.log(s / linear)) for s in range(max_sep + 1)
+    ]
+    renumbered = {k: i for i, k in enumerate(sorted(set(raw)))}
+    return [renumbered[k] for k in raw]
