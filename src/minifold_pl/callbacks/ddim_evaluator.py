@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -26,7 +27,10 @@ from minifold_pl.types import ProteinBatch
 
 MODEL = "model"
 SEES_THE_ANSWER = ("mirrored truth",)
-COLUMNS = ("tm_kabsch", "rmsd", "gdt_ts_kabsch", "lddt_ca", "rg_ratio")
+OTHER_CHAINS = 8
+"""Draws of another random chain for each target; their mean stands in the table."""
+COLUMNS = ("tm_kabsch", "rmsd", "lddt_ca")
+"""What the table shows; ``ddim.jsonl`` has every score."""
 
 
 class DDIMEvaluator(pl.Callback):
@@ -147,9 +151,8 @@ class DDIMEvaluator(pl.Callback):
             sampled = module.sample(batch, self.sampler, seed=self.seed, keys=batch.names)
             if start == 0 and self.save and module.trainer.is_global_zero:
                 self._write(module, batch, sampled.x0)
-            for row, ca in {MODEL: sampled.x0, **self._baselines(batch, indices, pool)}.items():
-                found = structure_scores(ca.float(), batch.ca.float(), batch.ca_mask, batch.bonded)
-                gathered.setdefault(row, []).append({k: v.float().cpu() for k, v in found.items()})
+            for row, guesses in {MODEL: [sampled.x0], **self._baselines(batch, indices, pool)}.items():
+                gathered.setdefault(row, []).append(_mean_scores(guesses, batch))
         return {
             row: {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
             for row, parts in gathered.items()
@@ -162,22 +165,26 @@ class DDIMEvaluator(pl.Callback):
 
     def _baselines(
         self, batch: ProteinBatch, indices: Sequence[int], pool: Mapping[int, Tensor]
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, list[Tensor]]:
         ca, mask = batch.ca.float(), batch.ca_mask
-        others = [
-            baselines.random_chain(
-                ca[k : k + 1],
-                mask[k : k + 1],
-                [other for j, other in pool.items() if j != i] or [ca[k]],
-                [keyed_generator(self.seed, "random_chain", batch.names[k])],
-            )
-            for k, i in enumerate(indices)
-        ]
+        generators = [keyed_generator(self.seed, "random_chain", name) for name in batch.names]
+        others = []
+        for _ in range(OTHER_CHAINS):
+            rows = [
+                baselines.random_chain(
+                    ca[k : k + 1],
+                    mask[k : k + 1],
+                    [other for j, other in pool.items() if j != i] or [ca[k].cpu()],
+                    generators[k : k + 1],
+                )
+                for k, i in enumerate(indices)
+            ]
+            others.append(torch.cat(rows))
         return {
-            "other chain": torch.cat(others),
-            "centroid": baselines.centroid(ca, mask),
-            "ideal helix": baselines.ideal_helix(ca, mask),
-            "mirrored truth": baselines.mirrored_truth(ca, mask),
+            "other chain": others,
+            "centroid": [baselines.centroid(ca, mask)],
+            "ideal helix": [baselines.ideal_helix(ca, mask)],
+            "mirrored truth": [baselines.mirrored_truth(ca, mask)],
         }
 
     def _settings(self, module: pl.LightningModule) -> dict[str, Any]:
@@ -202,6 +209,12 @@ class DDIMEvaluator(pl.Callback):
         )
 
 
+def _mean_scores(guesses: Sequence[Tensor], batch: ProteinBatch) -> dict[str, Tensor]:
+    """Scores of each chain, as means over several guesses at it."""
+    found = [structure_scores(ca.float(), batch.ca.float(), batch.ca_mask, batch.bonded) for ca in guesses]
+    return {name: torch.stack([scores[name].float().cpu() for scores in found]).mean(0) for name in found[0]}
+
+
 def choose_chains(chains: ChainDataset, count: int, seed: int) -> list[int]:
     """Up to ``count`` chains of a dataset, the same ones for the same seed; cropped ones only where all are."""
     generator = keyed_generator(seed, "choose_chains")
@@ -218,20 +231,21 @@ def intervals(scores: Mapping[str, Tensor]) -> dict[str, Interval]:
 
 def print_table(title: str, rows: Mapping[str, Mapping[str, Interval]]) -> None:
     """Scores as a table, the model first."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
     for column in COLUMNS:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for row, cells in rows.items():
-        name = f"{row} *" if row in SEES_THE_ANSWER else row
+        name = f"{row}*" if row in SEES_THE_ANSWER else row
         style = "bold" if row == MODEL else None
-        table.add_row(name, *(_cell(cells[column]) for column in COLUMNS), style=style)
-    table.caption = "mean [95 % bootstrap interval]; * sees the answer. TM and GDT at the RMSD-optimal superposition."
+        table.add_row(name, *(_cell(cells[column], 2 if column == "rmsd" else 3) for column in COLUMNS), style=style)
+    table.caption = "mean [95 % bootstrap interval]; * sees the answer. TM at the RMSD-optimal superposition."
     Console().print(table)
 
 
-def _cell(cell: Interval) -> str:
-    return f"{cell.mean:.3f} [{cell.low:.3f}, {cell.high:.3f}]"
+def _cell(cell: Interval, digits: int = 3) -> str:
+    mean, low, high = (f"{value:.{digits}f}" for value in (cell.mean, cell.low, cell.high))
+    return f"{mean} [{low}–{high}]"
 
 
 def _gather(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import minifold_pl
+from minifold_pl.cli.allocator import return_large_blocks
 from minifold_pl.cli.errors import UserError
 
 LIGHTNING = {
@@ -78,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(args: list[str]) -> int:
     if args and args[0] in LIGHTNING:
+        return_large_blocks()
         return import_module("minifold_pl.cli.lightning_cli").run(args)
     parser = build_parser()
     try:
