@@ -7,7 +7,7 @@ Axis legend, used in every annotation of the project:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -70,22 +70,19 @@ class ProteinBatch:
 
     def __getitem__(self, rows: slice) -> Self:
         """Some of the chains, at the same padding."""
-        tensors = {k: v[rows] for k, v in self._tensors().items()}
-        return replace(self, names=self.names[rows], **tensors)
+        return replace(self, **self._changed(lambda x: x[rows]), names=self.names[rows])
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """The batch on another device (same arguments as :meth:`torch.Tensor.to`)."""
-        return replace(
-            self, **{k: v.to(*args, **kwargs) for k, v in self._tensors().items()}
-        )
+        return replace(self, **self._changed(lambda x: x.to(*args, **kwargs)))
 
     def pin_memory(self) -> Self:
         """The batch in page-locked memory."""
-        return replace(self, **{k: v.pin_memory() for k, v in self._tensors().items()})
+        return replace(self, **self._changed(Tensor.pin_memory))
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: v for k, v in values.items() if isinstance(v, Tensor)}
+        return {k: change(v) for k, v in values.items() if isinstance(v, Tensor)}
 
 
 def token_mask(tokens: Int[Tensor, "b n"]) -> Bool[Tensor, "b n"]:

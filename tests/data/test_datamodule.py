@@ -6,10 +6,10 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.cli import LightningCLI
-from minifold_pl.data.synthetic import SyntheticConfig
 
 from minifold_pl.data.datamodule import ProteinDataModule
 from minifold_pl.data.store import ChainStore
+from minifold_pl.data.synthetic import SyntheticConfig
 from minifold_pl.types import ProteinBatch
 
 

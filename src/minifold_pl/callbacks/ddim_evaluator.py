@@ -36,9 +36,9 @@ COLUMNS = ("tm_kabsch", "rmsd", "lddt_ca")
 class DDIMEvaluator(pl.Callback):
     """Every n-th epoch: full-length samples of the same validation chains from the same noise, scored.
 
-    It runs inside validation, so with the averaged weights where :class:`~minifold_pl.callbacks.ema.EMA` is used. Logs
-    ``ddim/{score}`` and, for the first evaluation, ``baseline/{row}/{score}``; writes ``ddim.jsonl`` with 95 % intervals
-    and every setting to the run folder, and prints a line an evaluation and a table at the end.
+    It runs inside validation, so with the averaged weights where :class:`~minifold_pl.callbacks.ema.EMA` is used.
+    Logs ``ddim/{score}`` and ``baseline/{row}/{score}``; writes ``ddim.jsonl`` with 95 % intervals and every setting
+    to the run folder, prints a line an evaluation and a table at the end.
 
     .. code-block:: yaml
 
@@ -92,9 +92,7 @@ class DDIMEvaluator(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """After the last batch of a due epoch: here the averaged weights are still in place, whatever the order
-        of the callbacks.
-        """
+        """Evaluate after the last batch: the averaged weights are in place, whatever the order of callbacks."""
         if trainer.sanity_checking or not self._due(trainer):
             return
         if batch_idx + 1 != trainer.num_val_batches[dataloader_idx]:
@@ -238,7 +236,9 @@ def print_table(title: str, rows: Mapping[str, Mapping[str, Interval]]) -> None:
     for row, cells in rows.items():
         name = f"{row}*" if row in SEES_THE_ANSWER else row
         style = "bold" if row == MODEL else None
-        table.add_row(name, *(_cell(cells[column], 2 if column == "rmsd" else 3) for column in COLUMNS), style=style)
+        table.add_row(
+            name, *(_cell(cells[column], 2 if column == "rmsd" else 3) for column in COLUMNS), style=style
+        )
     table.caption = "mean [95 % bootstrap interval]; * sees the answer. TM at the RMSD-optimal superposition."
     Console().print(table)
 
@@ -248,9 +248,7 @@ def _cell(cell: Interval, digits: int = 3) -> str:
     return f"{mean} [{low}–{high}]"
 
 
-def _gather(
-    trainer: pl.Trainer, scores: dict[str, dict[str, Tensor]]
-) -> dict[str, dict[str, Tensor]]:
+def _gather(trainer: pl.Trainer, scores: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
     if trainer.world_size == 1:
         return scores
     parts: list[Any] = [None] * trainer.world_size

@@ -26,7 +26,12 @@ class Patience(EarlyStopping):
         self, monitor: str = "val/total", patience: int = 15, min_delta: float = 0.0, mode: str = "min"
     ) -> None:
         super().__init__(
-            monitor=monitor, patience=patience, min_delta=min_delta, mode=mode, check_finite=False, verbose=False
+            monitor=monitor,
+            patience=patience,
+            min_delta=min_delta,
+            mode=mode,
+            check_finite=False,
+            verbose=False,
         )
 
     @property
@@ -40,8 +45,9 @@ class Patience(EarlyStopping):
         if trainer.sanity_checking:
             return
         for logger in trainer.loggers:
-            logger.log_metrics({"patience/wait": float(self.wait_count)}, step=max(trainer.global_step - 1, 0))
-
+            logger.log_metrics(
+                {"patience/wait": float(self.wait_count)}, step=max(trainer.global_step - 1, 0)
+            )
 
 
 def status(trainer: pl.Trainer) -> str:

@@ -59,8 +59,8 @@ def verify(path: str | os.PathLike[str]) -> Verification:
         found: Content | None = manifest.matching(path)
         if found is None:
             raise CheckpointError(
-                f"damaged checkpoint {path}: it has not the checksum and size ({manifest.content.size:,} bytes) "
-                "in its manifest; use another one of its folder"
+                f"damaged checkpoint {path}: it has not the checksum and size "
+                f"({manifest.content.size:,} bytes) in its manifest; use another one of its folder"
             )
         return Verification(sha256=found.sha256, size=found.size, step=found.step, manifest=True)
     try:

@@ -84,7 +84,9 @@ def _read(path: Path) -> dict[str, object]:
     if content is None:
         content = {}
     if not isinstance(content, dict):
-        raise UserError(f"config {path} must be a mapping of settings, not {type(content).__name__}", exit_code=2)
+        raise UserError(
+            f"config {path} must be a mapping of settings, not {type(content).__name__}", exit_code=2
+        )
     return content
 
 

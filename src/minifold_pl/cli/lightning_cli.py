@@ -150,11 +150,15 @@ class MinifoldCLI(LightningCLI):
             return
         print(f"\nrun folder  {folder.path}\ncheckpoint  {best}\nnext:")
         if self.model.stage == "contact":
-            print(f"  minifold-pl fit --config v13.yaml --data.path {self.datamodule.path}"
-                  f" --model.init_args.encoder_ckpt {best}")
+            print(
+                f"  minifold-pl fit --config v13.yaml --data.path {self.datamodule.path}"
+                f" --model.init_args.encoder_ckpt {best}"
+            )
         else:
             print(f"  minifold-pl sample --ckpt {best} --sequence MKTAYIAKQRQISFVKSHFSRQLEE --out samples")
-        print(f"  minifold-pl evaluate --ckpt {best} --data {self.datamodule.path} --split test --out evaluation")
+        print(
+            f"  minifold-pl evaluate --ckpt {best} --data {self.datamodule.path} --split test --out evaluation"
+        )
 
     def after_instantiate_classes(self) -> None:
         """Let the module know the config it was built from: checkpoints carry it."""
@@ -172,7 +176,9 @@ class MinifoldCLI(LightningCLI):
             try:
                 lock = RunLock(folder.lock).__enter__()
             except RunLocked as error:
-                raise UserError(f"{error}; wait for it, or take another folder with --run.dir or --fresh") from error
+                raise UserError(
+                    f"{error}; wait for it, or take another folder with --run.dir or --fresh"
+                ) from error
         else:
             lock = None
         try:
@@ -182,7 +188,9 @@ class MinifoldCLI(LightningCLI):
                     step = int(read_checkpoint(self.resume_from).get("global_step", 0))
                     self.metrics.resume_from(step)
                     print(f"resuming {folder.path} from {self.resume_from.name} (step {step})", flush=True)
-            self.trainer.fit(model, weights_only=True, **{k: v for k, v in kwargs.items() if k != "weights_only"})
+            self.trainer.fit(
+                model, weights_only=True, **{k: v for k, v in kwargs.items() if k != "weights_only"}
+            )
         finally:
             if lock is not None:
                 lock.__exit__(None, None, None)
@@ -198,9 +206,10 @@ class MinifoldCLI(LightningCLI):
         old, new = ({k: c.get(k) for k in IDENTITY} for c in (before, now))
         if old == new:
             return
+        was, now_is = (yaml.safe_dump(c, sort_keys=True).splitlines() for c in (old, new))
         lines = [
             line
-            for line in unified_diff(*(yaml.safe_dump(c, sort_keys=True).splitlines() for c in (old, new)), n=0)
+            for line in unified_diff(was, now_is, n=0)
             if line[:1] in "+-" and not line.startswith(("+++", "---"))
         ]
         shown = "; ".join(" ".join(line.split()) for line in lines[:6])
@@ -305,12 +314,15 @@ def user_errors() -> Iterator[None]:
     except (ValueError, CheckpointError, MisconfigurationException) as error:
         raise UserError(_one_or_two_lines(str(error))) from error
     except OSError as error:
-        raise UserError(f"{error.strerror or error}: {error.filename}" if error.filename else str(error)) from error
+        raise UserError(
+            f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+        ) from error
 
 
 def _one_or_two_lines(text: str) -> str:
-    """The telling part of a library's message: jsonargparse reports, level by level, every type of a union that did
-    not fit, and repeats the whole value.
+    """The telling part of a library's message.
+
+    jsonargparse reports, level by level, every type of a union that did not fit, and repeats the whole value.
     """
     lines = [" ".join(line.split()).removeprefix("- ") for line in text.splitlines() if line.strip()]
     noise = (

@@ -20,8 +20,8 @@ class MetricsCSV(Logger):
     """A CSV logger for runs that are killed and resumed.
 
     Rows are keyed by the step; values that are logged for one step in several calls share its row, also when
-    another step was logged between them. New columns may come at any time. When a run goes on from step ``s``, rows of later steps, which the resumed run will
-    write again, are dropped, so that no step stands twice.
+    another step was logged between them. New columns may come at any time. When a run goes on from step ``s``, rows
+    of later steps, which the resumed run will write again, are dropped: no step stands twice.
 
     Args:
         path: The file.

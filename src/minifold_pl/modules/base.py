@@ -12,7 +12,13 @@ from torch import Tensor
 
 import minifold_pl
 from minifold_pl.constants import AMINO_ACIDS, CLS, EOS, FIRST_RESIDUE, NO_LABEL
-from minifold_pl.modules.optim import LRSchedule, OptimizerConfig, build_optimizer, build_scheduler, group_rates
+from minifold_pl.modules.optim import (
+    LRSchedule,
+    OptimizerConfig,
+    build_optimizer,
+    build_scheduler,
+    group_rates,
+)
 from minifold_pl.types import ProteinBatch
 
 CHECKPOINT_KEY = "minifold_pl"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -255,7 +256,8 @@ class DiffusionModule(MinifoldModule):
         if self.p_uncond == 0:
             return batch.tokens
         draws = [
-            torch.rand((), generator=keyed_generator(self.seed, "p_uncond", epoch, name)) for name in batch.names
+            torch.rand((), generator=keyed_generator(self.seed, "p_uncond", epoch, name))
+            for name in batch.names
         ]
         drop = (torch.stack(draws) < self.p_uncond).to(batch.tokens.device)
         return torch.where(drop[:, None], null_tokens(batch.tokens), batch.tokens)
@@ -289,7 +291,7 @@ class DiffusionModule(MinifoldModule):
         # One timestep in each of val_draws equal bands: chains see all noise levels, epochs see the same.
         copies = []
         edges = torch.linspace(1, self.noise_schedule.timesteps, self.val_draws + 1).round().long().tolist()
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in pairwise(edges):
             generators = [keyed_generator(self.seed, "val", low, name) for name in batch.names]
             t = [torch.randint(low, high, (), generator=g) for g in generators]
             copies.append((torch.stack(t), centered_noise(batch.residue_mask, generators)))

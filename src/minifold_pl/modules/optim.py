@@ -185,9 +185,7 @@ def build_optimizer(parameters: Iterable[tuple[str, Parameter]], config: Optimiz
         matrices = [p for _, p in named if p.ndim >= 2]
         vectors = [p for _, p in named if p.ndim < 2]
         if matrices:
-            groups.append(
-                {"params": matrices, "lr": lr, "weight_decay": config.weight_decay, "name": prefix}
-            )
+            groups.append({"params": matrices, "lr": lr, "weight_decay": config.weight_decay, "name": prefix})
         if vectors:
             groups.append({"params": vectors, "lr": lr, "weight_decay": 0.0, "name": f"{prefix}/vectors"})
     if not groups:

@@ -18,7 +18,9 @@ def append_event(path: Path, event: str, **details: Any) -> None:
         event: What happened, e.g. ``started``, ``resumed``, ``best``, ``halted``.
         details: Plain values.
     """
-    line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **details})
+    line = json.dumps(
+        {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **details}
+    )
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         os.write(descriptor, (line + "\n").encode())

@@ -1,0 +1,273 @@
+"""``minifold-pl evaluate``: how good a checkpoint is, beside what trivial predictions score."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minifold_pl.cli.errors import UserError
+from minifold_pl.cli.generation import (
+    add_model_arguments,
+    add_sampler_arguments,
+    load_model,
+    positive,
+    refuse_overwriting,
+    sampler_settings,
+    told_to_the_user,
+)
+from minifold_pl.cli.progress import progress
+
+if TYPE_CHECKING:
+    from minifold_pl.data.dataset import ChainDataset
+    from minifold_pl.data.store import ChainStore
+    from minifold_pl.metrics.bootstrap import Interval
+
+SUMMARY = "summary.json"
+PER_CHAIN = "per_chain.csv"
+OTHER_ROWS = "per_chain_other_rows.csv"
+_TABLES = {
+    "diffusion": (
+        "tm_score", "tm_kabsch", "rmsd", "gdt_ts_kabsch", "lddt_ca", "rg_ratio", "ca_bond_share", "clashes",
+    ),
+    "contact": (
+        "precision_long_L", "precision_long_L2", "precision_long_L5", "precision_medium_L5", "contact_recall",
+        "class_accuracy", "architecture_accuracy",
+    ),
+}  # fmt: skip
+_NOTES = {
+    "diffusion": "TM and GDT in the pose of least RMSD: unrelated chains score about 0.10 TM here, and the "
+    "literature's thresholds (0.5 = same fold) belong to the maximised TM-score. lDDT knows no handedness.",
+    "contact": "Precision of the L, L/2, L/5 most probable pairs; long range |i-j| >= 24, medium 12-23. "
+    "Recall is over all pairs: nearly half of all contacts are neighbours along the chain.",
+}
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add the command's parser."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="score a checkpoint beside baselines",
+        description="Score a checkpoint on a data set, beside what trivial predictions score, with 95 %% "
+        "bootstrap intervals. Works on checkpoints of either stage.",
+    )
+    add_model_arguments(parser)
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="a prepared data set")
+    parser.add_argument("--split", default="test", help="train, validation, test (default) or all")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the results")
+    parser.add_argument("--limit", type=positive, metavar="N", help="a random selection of this many chains")
+    parser.add_argument(
+        "--max-length", type=positive, metavar="L",
+        help="leave longer chains out (default: those longer than the model reads)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--num-samples", type=positive, default=1, metavar="N", help="structures a chain (default 1)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace results in --out")
+    add_sampler_arguments(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score, write and show."""
+    store = _open(args.data)
+    refuse_overwriting(args.out, [SUMMARY, PER_CHAIN, OTHER_ROWS], overwrite=args.overwrite)
+    module, checkpoint = load_model(args)
+    settings: dict[str, Any] = {"seed": args.seed, "batch_size": args.batch_size}
+    with told_to_the_user(exit_code=2):
+        dataset = _dataset(store, args.split, module, args, limit=args.limit)
+    if module.stage == "diffusion":
+        from minifold_pl.cli.evaluate_structures import SEES_ANSWER, score_structures
+        from minifold_pl.data.dataset import ChainDataset
+
+        sampler = sampler_settings(module, args)
+        settings |= {**asdict(sampler), "num_samples": args.num_samples}
+        sees_answer: Sequence[str] = SEES_ANSWER
+        pool = ChainDataset(store, args.split)
+        with progress("sampling", len(dataset) * args.num_samples) as advance:
+            chains, scores = score_structures(
+                module, dataset, pool, sampler, seed=args.seed, num_samples=args.num_samples,
+                batch_size=args.batch_size, advance=advance,
+            )  # fmt: skip
+    else:
+        from minifold_pl.cli.evaluate_contacts import score_contacts
+
+        sees_answer = ()
+        with told_to_the_user():
+            train = _dataset(store, "train", module, args)
+        settings["baselines_from"] = f"{len(train)} chains of the train split"
+        with progress("scoring", len(dataset)) as advance:
+            chains, scores = score_contacts(
+                module, dataset, train, batch_size=args.batch_size, advance=advance
+            )
+
+    intervals = _intervals(scores, args.seed)
+    content = {
+        "checkpoint": checkpoint,
+        "data": {
+            "path": str(args.data),
+            "provenance": dict(store.provenance),
+            "split": args.split,
+            "chains": len(chains),
+            "longer_chains_left_out": _left_out(store, args.split, module, args),
+            "limit": args.limit,
+            "max_length": _longest(module, args),
+        },
+        "settings": settings,
+        "given_to_the_model": "sequence and chain breaks",
+        "interval": "95 % percentile bootstrap over chains, 2000 resamples",
+        "note": _NOTES[module.stage],
+        "sees_answer": list(sees_answer),
+        "rows": {
+            row: {score: interval._asdict() for score, interval in by_score.items()}
+            for row, by_score in intervals.items()
+        },
+    }
+    _write(args.out, chains, scores, content)
+    _show(intervals, module.stage, sees_answer, content)
+    return 0
+
+
+def _open(path: Path) -> ChainStore:
+    from minifold_pl.data.store import ChainStore
+
+    with told_to_the_user(exit_code=2):
+        return ChainStore.open(path)
+
+
+def _longest(module: Any, args: argparse.Namespace) -> int | None:
+    limits = [n for n in (module.max_residues, args.max_length) if n is not None]
+    return min(limits) if limits else None
+
+
+def _dataset(
+    store: ChainStore, split: str, module: Any, args: argparse.Namespace, limit: int | None = None
+) -> ChainDataset:
+    from minifold_pl.data.dataset import ChainDataset
+
+    return ChainDataset(
+        store,
+        split,
+        max_length=_longest(module, args),
+        long_chains="drop",
+        seed=args.seed,
+        limit=limit,
+        # Indices mean what they meant in training, whatever this data set's own labels are.
+        architectures=tuple(module.architecture_labels) or None,
+    )
+
+
+def _left_out(store: ChainStore, split: str, module: Any, args: argparse.Namespace) -> int:
+    longest = _longest(module, args)
+    return 0 if longest is None else int((store.lengths[store.indices(split)] > longest).sum())
+
+
+def _intervals(
+    scores: Mapping[str, Mapping[str, Sequence[float]]], seed: int
+) -> dict[str, dict[str, Interval]]:
+    from minifold_pl.metrics.bootstrap import bootstrap_interval
+
+    return {
+        row: {score: bootstrap_interval(values, seed=seed) for score, values in by_score.items()}
+        for row, by_score in scores.items()
+    }
+
+
+def _write(
+    out: Path,
+    chains: Sequence[Mapping[str, Any]],
+    scores: Mapping[str, Mapping[str, Sequence[float]]],
+    content: Mapping[str, Any],
+) -> None:
+    from minifold_pl.checkpoint.atomic import atomic_write_text
+    from minifold_pl.export.manifest import manifest_text
+
+    model, *others = scores
+    per_chain = [{**chain, **_at(scores[model], i)} for i, chain in enumerate(chains)]
+    other_rows = [
+        {"name": chain["name"], "length": chain["length"], "row": row, **_at(scores[row], i)}
+        for row in others
+        for i, chain in enumerate(chains)
+    ]
+    try:
+        atomic_write_text(out / PER_CHAIN, _csv(per_chain))
+        atomic_write_text(out / OTHER_ROWS, _csv(other_rows))
+        # Last: who finds a summary finds everything.
+        atomic_write_text(out / SUMMARY, manifest_text("evaluate", content))
+    except OSError as error:
+        raise UserError(f"cannot write results to {out}: {error.strerror}") from error
+
+
+def _at(by_score: Mapping[str, Sequence[float]], chain: int) -> dict[str, float]:
+    return {score: values[chain] for score, values in by_score.items()}
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        # Six digits: what float32 scores carry. An undefined score is an empty cell.
+        writer.writerow({k: _cell(v) for k, v in row.items()})
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return "" if value != value else f"{value:.6g}"
+
+
+def _show(
+    intervals: Mapping[str, Mapping[str, Interval]],
+    stage: str,
+    sees_answer: Sequence[str],
+    content: Mapping[str, Any],
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    data, settings, checkpoint = content["data"], content["settings"], content["checkpoint"]
+    columns = [c for c in _TABLES[stage] if any(c in by_score for by_score in intervals.values())]
+    names = ("steps", "eta", "guidance", "guidance_space", "num_samples", "seed")
+    shown = ", ".join(f"{name} {settings[name]}" for name in names if name in settings)
+    synthetic = "SYNTHETIC data, " if "synthetic" in data["provenance"] else ""
+    table = Table(
+        title=f"{synthetic}{data['split']}: n = {data['chains']} chains · {shown} · "
+        f"{checkpoint['weights']} weights of {checkpoint['sha256'][:12]}",
+        caption=content["note"],
+        caption_justify="left",
+    )
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row, by_score in intervals.items():
+        mark = " (sees the answer)" if row in sees_answer else ""
+        table.add_row(
+            row + mark,
+            *(_interval_text(by_score.get(column)) for column in columns),
+            style="dim" if mark else "bold" if row == "model" else None,
+        )
+    # Where there is no terminal the table keeps its width: 80 columns would break every number in two.
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=180)
+    console.print(table)
+    if data["longer_chains_left_out"]:
+        console.print(
+            f"{data['longer_chains_left_out']} chains longer than {data['max_length']} residues were left out"
+        )
+
+
+def _interval_text(interval: Interval | None) -> str:
+    if interval is None or interval.n == 0:
+        return "–"
+    if interval.low != interval.low:
+        return f"{interval.mean:.3f}\nn = 1"
+    return f"{interval.mean:.3f}\n{interval.low:.3f}…{interval.high:.3f}"

@@ -1,0 +1,1 @@
+"""Structures, FASTA and manifests as files for others to read."""
