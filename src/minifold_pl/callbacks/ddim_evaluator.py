@@ -240,7 +240,10 @@ def print_table(title: str, rows: Mapping[str, Mapping[str, Interval]]) -> None:
             name, *(_cell(cells[column], 2 if column == "rmsd" else 3) for column in COLUMNS), style=style
         )
     table.caption = "mean [95 % bootstrap interval]; * sees the answer. TM at the RMSD-optimal superposition."
-    Console().print(table)
+    console = Console()
+    # Narrower and the intervals would be cut; elsewhere than on a terminal nothing says how wide to be.
+    console.width = max(console.width, 96)
+    console.print(table)
 
 
 def _cell(cell: Interval, digits: int = 3) -> str:

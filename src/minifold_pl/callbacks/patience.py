@@ -31,6 +31,7 @@ class Patience(EarlyStopping):
             min_delta=min_delta,
             mode=mode,
             check_finite=False,
+            check_on_train_epoch_end=False,
             verbose=False,
         )
 

@@ -301,7 +301,7 @@ def _precision() -> str:
 
 
 def _plain(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
-    return yaml.safe_load(parser.dump(config, skip_none=False, skip_validation=True))
+    return yaml.safe_load(parser.dump(config, skip_unset=False))
 
 
 @contextlib.contextmanager

@@ -221,8 +221,8 @@ class DiffusionModule(MinifoldModule):
         if self_condition:
             with torch.no_grad():
                 previous = self.denoiser(x_t, draws.t, condition)
-            # Autocast keeps the half-precision copies of the weights that it made without a graph; reused in
-            # the second pass, they would cut every weight off from its gradient.
+            # Autocast keeps half-precision copies of weights; one made without a graph must not serve the second
+            # pass. torch 2.13 keeps none of those; that older versions do so too is not worth relying on.
             torch.clear_autocast_cache()
         estimate: Denoised = self.denoiser(x_t, draws.t, condition, previous)
         return StructurePrediction(estimate.x0, estimate.rotation, log_rg, distances), target

@@ -32,7 +32,7 @@ def build_module(model_config: Mapping[str, Any]) -> MinifoldModule:
     except ArgumentError as error:
         first = " ".join(str(error).split())
         raise ValueError(f"the model's config does not fit this version of minifold-pl: {first}") from error
-    module: MinifoldModule = parser.instantiate_classes(config).model
+    module: MinifoldModule = parser.instantiate(config).model
     module.model_config = dict(model_config)
     return module
 
