@@ -74,7 +74,7 @@ def test_a_checkpoint_of_another_program_is_refused(tmp_path) -> None:
 def test_a_newer_format_is_refused(contact_checkpoint, tmp_path) -> None:
     checkpoint = copy.deepcopy(contact_checkpoint)
     checkpoint[CHECKPOINT_KEY]["format"] = 99
-    with pytest.raises(ValueError, match="format 99.*update minifold-pl"):
+    with pytest.raises(ValueError, match=r"format 99.*update minifold-pl"):
         load_module(_saved(checkpoint, tmp_path))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
 
@@ -37,7 +38,9 @@ class Patience(EarlyStopping):
 
     @property
     def status(self) -> str:
-        """``NEW BEST`` or ``pat n`` for the last validation."""
+        """``NEW BEST`` or ``pat n`` for the last validation, nothing before the first."""
+        if not torch.isfinite(self.best_score):
+            return ""
         return "NEW BEST" if self.wait_count == 0 else f"pat {self.wait_count}"
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -19,8 +19,15 @@ class Throughput(pl.Callback):
     It is always on.
     """
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start counting: a run that goes on within an epoch starts no epoch."""
+        self._reset(trainer)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start counting."""
+        self._reset(trainer)
+
+    def _reset(self, trainer: pl.Trainer) -> None:
         self._residues = self._places = self._batches = 0
         self._busy = self._waited = 0.0
         self._last_end = perf_counter()
