@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minifold_pl.loggers.wandb_logger import wandb_logger
+from minifold_pl.loggers.wandb_logger import _has_key, wandb_logger
 from minifold_pl.run.folder import RunFolder
 
 
@@ -32,6 +32,19 @@ def test_two_starts_share_one_id_and_auto_is_offline_without_a_key(tmp_path: Pat
     first, second = (logger._wandb_init for logger in loggers if logger is not None)
     assert first["id"] == second["id"] == (tmp_path / "wandb" / "run-id").read_text().strip()
     assert first["mode"] == "offline"
+
+
+def test_a_key_is_found_in_the_environment_or_in_netrc_and_a_broken_netrc_is_none(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert not _has_key()
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password abc")
+    assert _has_key()
+    (tmp_path / "netrc").write_text("machine")
+    assert not _has_key()
+    monkeypatch.setenv("WANDB_API_KEY", "abc")
+    assert _has_key()
 
 
 @pytest.mark.slow

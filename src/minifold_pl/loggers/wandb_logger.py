@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
+from netrc import NetrcParseError, netrc
 from typing import Literal
+from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import WandbLogger
 
 from minifold_pl.run.folder import RunFolder
+
+_DEFAULT_SERVER = "https://api.wandb.ai"
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 
@@ -28,6 +32,8 @@ def wandb_logger(folder: RunFolder, mode: Mode, project: str) -> WandbLogger | N
         chosen = "online" if _has_key() else "offline"
     if chosen in ("disabled", "dryrun"):
         return None
+    # wandb warns of settings that Lightning passes on; errors still come as exceptions.
+    os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
     folder.wandb_id.parent.mkdir(parents=True, exist_ok=True)
@@ -50,9 +56,8 @@ def wandb_logger(folder: RunFolder, mode: Mode, project: str) -> WandbLogger | N
 def _has_key() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
-    import wandb
-
+    host = urlparse(os.environ.get("WANDB_BASE_URL") or _DEFAULT_SERVER).hostname or ""
     try:
-        return bool(wandb.api.api_key)
-    except Exception:  # an unreadable netrc, or a change in wandb's internals, means: no key we can use
+        return netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, NetrcParseError):
         return False
