@@ -32,7 +32,7 @@ PER_CHAIN = "per_chain.csv"
 OTHER_ROWS = "per_chain_other_rows.csv"
 _TABLES = {
     "diffusion": (
-        "tm_score", "tm_kabsch", "rmsd", "gdt_ts_kabsch", "lddt_ca", "rg_ratio", "ca_bond_share", "clashes",
+        "tm_score", "tm_kabsch", "rmsd", "gdt_ts", "lddt_ca", "rg_ratio", "ca_bond_share", "clashes",
     ),
     "contact": (
         "precision_long_L", "precision_long_L2", "precision_long_L5", "precision_medium_L5", "contact_recall",
@@ -40,8 +40,9 @@ _TABLES = {
     ),
 }  # fmt: skip
 _NOTES = {
-    "diffusion": "TM and GDT in the pose of least RMSD: unrelated chains score about 0.10 TM here, and the "
-    "literature's thresholds (0.5 = same fold) belong to the maximised TM-score. lDDT knows no handedness.",
+    "diffusion": "tm_score and gdt_ts are maximised over superpositions: unrelated chains score about 0.17 TM, 0.5 "
+    "means the same fold. tm_kabsch is TM in the pose of least RMSD: unrelated chains score about 0.10. lDDT "
+    "knows no handedness.",
     "contact": "Precision of the L, L/2, L/5 most probable pairs; long range |i-j| >= 24, medium 12-23. "
     "Recall is over all pairs: nearly half of all contacts are neighbours along the chain.",
 }

@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minifold_pl.geometry.measures import pairwise_distances
-from minifold_pl.metrics.lddt import INCLUSION_RADIUS, TOLERANCES
+from minifold_pl.metrics.lddt import lddt_ca_per_residue
 
 
 def sample_agreement(samples: Float[Tensor, "s l 3"]) -> Float[Tensor, "s l"]:
@@ -21,14 +20,10 @@ def sample_agreement(samples: Float[Tensor, "s l 3"]) -> Float[Tensor, "s l"]:
     agreement = samples.new_zeros(samples.shape[:2])
     if count < 2:
         return agreement
-    distances = pairwise_distances(samples)
-    others = ~torch.eye(samples.shape[1], dtype=torch.bool, device=samples.device)
+    everywhere = torch.ones(samples.shape[:2], dtype=torch.bool, device=samples.device)
     # One reference at a time: all pairs of samples at once would need s² l² numbers.
-    for k, reference in enumerate(distances):
-        near = (reference < INCLUSION_RADIUS) & others
-        error = (distances - reference).abs()
-        kept = torch.stack([((error < tolerance) & near).sum(-1) for tolerance in TOLERANCES]).sum(0)
-        score = kept / (len(TOLERANCES) * near.sum(-1).clamp(min=1))
+    for k, reference in enumerate(samples):
+        score = lddt_ca_per_residue(samples, reference.expand_as(samples), everywhere).nan_to_num(nan=0.0)
         score[k] = 0
         agreement += score
     return agreement / (count - 1)
