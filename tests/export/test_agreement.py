@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from minifold_pl.export import agreement
 from minifold_pl.export.agreement import sample_agreement
 from minifold_pl.metrics.lddt import lddt_ca
 
@@ -27,9 +28,9 @@ def test_the_odd_one_out_ranks_last_and_the_moved_residues_lowest() -> None:
     chain = _chain()
     bent = chain.clone()
     bent[40:] = bent[40:] + 8 * torch.randn(10, 3)
-    agreement = sample_agreement(torch.stack([chain, chain + 0.05 * torch.randn(50, 3), bent]))
-    assert agreement.mean(-1).argmin() == 2
-    assert agreement[0, :20].mean() > agreement[0, 42:].mean() + 0.1
+    scored = sample_agreement(torch.stack([chain, chain + 0.05 * torch.randn(50, 3), bent]))
+    assert scored.mean(-1).argmin() == 2
+    assert scored[0, :20].mean() > scored[0, 42:].mean() + 0.1
 
 
 def test_weighted_by_neighbours_it_is_the_lddt_of_two_samples() -> None:
@@ -38,6 +39,13 @@ def test_weighted_by_neighbours_it_is_the_lddt_of_two_samples() -> None:
     near = ((torch.cdist(b, b) < 15) & ~torch.eye(50, dtype=torch.bool)).sum(-1)
     expected = lddt_ca(a[None], b[None], torch.ones(1, 50, dtype=torch.bool))
     assert (per_residue * near).sum() / near.sum() == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_samples_taken_in_blocks_agree_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = torch.stack([_chain(seed=1) + 0.3 * torch.randn(50, 3) for _ in range(7)])
+    at_once = sample_agreement(samples)
+    monkeypatch.setattr(agreement, "_DISTANCES_AT_ONCE", 2 * 50**2)
+    torch.testing.assert_close(sample_agreement(samples), at_once)
 
 
 def test_the_order_of_the_samples_changes_nothing() -> None:

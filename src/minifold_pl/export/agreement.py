@@ -8,6 +8,9 @@ from torch import Tensor
 
 from minifold_pl.metrics.lddt import lddt_ca_per_residue
 
+_DISTANCES_AT_ONCE = 4_000_000
+"""16 MB: neither many samples nor long chains decide the memory."""
+
 
 def sample_agreement(samples: Float[Tensor, "s l 3"]) -> Float[Tensor, "s l"]:
     """Mean lDDT-Cα of every residue over the other samples taken as the truth in turn, 0 to 1.
@@ -20,10 +23,14 @@ def sample_agreement(samples: Float[Tensor, "s l 3"]) -> Float[Tensor, "s l"]:
     agreement = samples.new_zeros(samples.shape[:2])
     if count < 2:
         return agreement
-    everywhere = torch.ones(samples.shape[:2], dtype=torch.bool, device=samples.device)
-    # One reference at a time: all pairs of samples at once would need s² l² numbers.
+    length = samples.shape[1]
+    at_once = max(1, _DISTANCES_AT_ONCE // length**2)
     for k, reference in enumerate(samples):
-        score = lddt_ca_per_residue(samples, reference.expand_as(samples), everywhere).nan_to_num(nan=0.0)
-        score[k] = 0
-        agreement += score
+        for start in range(0, count, at_once):
+            block = samples[start : start + at_once]
+            everywhere = torch.ones(block.shape[:2], dtype=torch.bool, device=samples.device)
+            score = lddt_ca_per_residue(block, reference.expand_as(block), everywhere).nan_to_num(nan=0.0)
+            if start <= k < start + len(block):
+                score[k - start] = 0
+            agreement[start : start + at_once] += score
     return agreement / (count - 1)
