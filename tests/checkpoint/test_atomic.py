@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import signal
 import subprocess
@@ -31,6 +32,21 @@ def test_the_size_and_checksum_of_a_write_are_those_of_the_file(tmp_path: Path) 
     assert content == b"abc" + b"de" * 1000
     assert done.size == len(content)
     assert done.sha256 == sha256(tmp_path / "new" / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_stream_that_takes_little_at_a_time_gets_everything() -> None:
+    class Slow(io.RawIOBase):
+        taken = b""
+
+        def write(self, data: bytes) -> int:
+            self.taken += bytes(data[:7])
+            return min(7, len(data))
+
+    slow = Slow()
+    stream = HashingWriter(slow)
+    assert stream.write(bytes(range(100))) == 100
+    assert slow.taken == bytes(range(100))
+    assert stream.sha256 == hashlib.sha256(bytes(range(100))).hexdigest()
 
 
 def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

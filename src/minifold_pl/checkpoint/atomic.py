@@ -14,8 +14,9 @@ import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from io import RawIOBase
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 _TEMPORARY_SUFFIX = ".partial"
 _OWN_MARK = secrets.token_hex(8)
@@ -26,7 +27,7 @@ the same ones."""
 class HashingWriter:
     """A binary stream that counts and hashes what goes through it, so that no second read is needed."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: BinaryIO | RawIOBase) -> None:
         self._stream = stream
         self._digest = hashlib.sha256()
         self.size = 0
@@ -34,10 +35,14 @@ class HashingWriter:
 
     def write(self, data: bytes | memoryview) -> int:
         """Write and hash ``data``; always takes all of it."""
-        self._stream.write(data)
-        self._digest.update(data)
-        self.size += memoryview(data).nbytes
-        return memoryview(data).nbytes
+        rest = memoryview(data).cast("B")
+        size = rest.nbytes
+        self._digest.update(rest)
+        # An unbuffered stream may take less than it is given.
+        while rest.nbytes:
+            rest = rest[self._stream.write(rest) :]
+        self.size += size
+        return size
 
     def flush(self) -> None:
         """Flush the stream below."""
@@ -95,11 +100,12 @@ def staged(path: str | os.PathLike[str]) -> Iterator[tuple[HashingWriter, Callab
     # The file's name is cut, so that a name near the file system's limit still has a temporary one.
     temporary = target.parent / f".{target.name[:150]}.{_OWN_MARK}-{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}"
     try:
-        with open(temporary, "xb") as raw:
+        # Python's own buffer costs more than it saves here: 0.6 to 1.3 s against 0.24 s for 560 MB in pieces of
+        # 1.4 MB.
+        with open(temporary, "xb", buffering=0) as raw:
             stream = HashingWriter(raw)
 
             def commit() -> None:
-                raw.flush()
                 os.fsync(raw.fileno())
                 os.replace(temporary, target)
                 sync_folder(target.parent)
