@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from minifold_pl.callbacks.checkpoints import ResumeCheckpoint
 from minifold_pl.callbacks.ema import EMA
 
 
@@ -35,3 +36,35 @@ def test_decay_0_switches_averaging_off() -> None:
 def test_an_impossible_decay_is_refused(decay: float) -> None:
     with pytest.raises(ValueError, match="decay"):
         EMA(decay=decay)
+
+
+def test_validation_sees_the_average_and_training_goes_on_with_the_raw_weight(tiny, make_trainer) -> None:
+    """The weight is 0, -1, -2 …; without warm-up the average halves its distance to it after each step."""
+    make_trainer(EMA(decay=0.5, warmup=False), max_epochs=2).fit(tiny)
+    average, seen = -1.0, []  # the first update is a copy
+    for step in range(2, 7):
+        average = 0.5 * average - 0.5 * step
+        if step in (3, 6):
+            seen.append(average)
+    assert tiny.seen_in_validation == pytest.approx(seen)
+    assert tiny.weight.item() == pytest.approx(seen[-1])  # left in place at the end
+
+
+def test_a_checkpoint_holds_both_and_a_resumed_average_goes_on(tiny, make_trainer, tmp_path) -> None:
+    make_trainer(EMA(decay=0.5, warmup=False), ResumeCheckpoint(keep=-1), max_epochs=2).fit(tiny)
+    first = tmp_path / "checkpoints" / "resume-00000003.ckpt"
+    content = torch.load(first, weights_only=True)
+    assert content["current_model_state"]["weight"].item() == -3.0
+    assert content["state_dict"]["weight"].item() == pytest.approx(tiny.seen_in_validation[0])
+    second = type(tiny)()
+    make_trainer(EMA(decay=0.5, warmup=False), max_epochs=2).fit(
+        second, ckpt_path=str(first), weights_only=True
+    )
+    assert second.seen_in_validation == pytest.approx(tiny.seen_in_validation[1:])
+
+
+def test_without_averaging_a_checkpoint_has_one_set_of_weights(tiny, make_trainer, tmp_path) -> None:
+    make_trainer(EMA(decay=0), ResumeCheckpoint(), max_epochs=1).fit(tiny)
+    content = torch.load(tmp_path / "checkpoints" / "resume-00000003.ckpt", weights_only=True)
+    assert "current_model_state" not in content
+    assert content["state_dict"]["weight"].item() == tiny.seen_in_validation[0] == -3.0

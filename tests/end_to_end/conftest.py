@@ -25,6 +25,12 @@ TRAINING = [
 
 
 @pytest.fixture(scope="session")
+def training() -> list[str]:
+    """Flags of every small run."""
+    return TRAINING
+
+
+@pytest.fixture(scope="session")
 def store(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("data") / "store"
     write_synthetic(path, SyntheticConfig(n=60, folds=5, min_length=24, max_length=34))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from minifold_pl.cli.lightning_cli import instantiate_model
+from minifold_pl.checkpoint.io import save
+from minifold_pl.cli.lightning_cli import instantiate_model, resolve_config
 from minifold_pl.constants import NO_LABEL
 from minifold_pl.data.collate import collate
 from minifold_pl.data.dataset import ChainItem
@@ -16,6 +18,7 @@ from minifold_pl.data.tokenizer import encode
 from minifold_pl.geometry.backbone import backbone_from_torsions
 from minifold_pl.modules.contact_classifier import ContactClassifierModule
 from minifold_pl.modules.diffusion import DiffusionModule
+from minifold_pl.modules.load import build_module
 from minifold_pl.types import ProteinBatch
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
@@ -64,3 +67,38 @@ def contact() -> ContactClassifierModule:
     module = instantiate_model("contact_small.yaml")
     assert isinstance(module, ContactClassifierModule)
     return module
+
+
+def checkpoint_of(config: str, overrides: tuple[str, ...] = ()) -> dict:
+    module = build_module(resolve_config(config, overrides)["model"])
+    checkpoint = {"state_dict": module.state_dict(), "global_step": 5, "epoch": 1}
+    module.on_save_checkpoint(checkpoint)
+    return checkpoint
+
+
+@pytest.fixture(scope="session")
+def contact_checkpoint() -> dict:
+    return checkpoint_of("contact_small.yaml")
+
+
+@pytest.fixture(scope="session")
+def diffusion_checkpoint() -> dict:
+    return checkpoint_of("v13_small.yaml")
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[[dict], Path]:
+    """Write a checkpoint to a file."""
+
+    def write(checkpoint: dict) -> Path:
+        path = tmp_path / "some.ckpt"
+        save(checkpoint, path)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def wide_checkpoint() -> dict:
+    """A first stage of other sizes."""
+    return checkpoint_of("contact_small.yaml", ("--model.init_args.encoder.init_args.d_pair=16",))

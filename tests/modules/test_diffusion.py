@@ -12,6 +12,7 @@ from minifold_pl.constants import CLS, EOS, MASK, PAD
 from minifold_pl.geometry.measures import pairwise_distances
 from minifold_pl.losses.objective import weighted_total, weights_at
 from minifold_pl.modules.diffusion import DiffusionModule, Draws
+from minifold_pl.modules.optim import build_optimizer
 from minifold_pl.modules.sampling import SamplerConfig
 
 
@@ -138,15 +139,95 @@ def test_noise_draws_share_the_trunk_and_change_nothing_else(batch) -> None:
         torch.testing.assert_close(many.x0[rows], alone.x0, rtol=1e-4, atol=1e-5)
 
 
+def _cut_gradients(module: DiffusionModule, batch) -> list[str]:
+    """Weights of the denoiser's first layer that a self-conditioned step under autocast does not reach."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = _total(module, batch, again=True)
+    terms["fape"].backward()
+    named = [(n, p) for n, p in module.denoiser.named_parameters() if p.ndim == 2 and "layers.0" in n]
+    assert len(named) > 5
+    return [n for n, p in named if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+
+
+def _autocast_keeps_copies_without_a_graph() -> bool:
+    layer = torch.nn.Linear(2, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.no_grad():
+            layer(torch.zeros(1, 2))
+        layer(torch.zeros(1, 2)).float().sum().backward()
+    return layer.weight.grad is None
+
+
 def test_self_conditioning_under_autocast_leaves_the_gradients_whole(diffusion, batch) -> None:
     """Weights that autocast keeps from the first pass, which has no graph, must not serve the second."""
     _leave_zero(diffusion)
+    assert _cut_gradients(diffusion, batch) == []
+
+
+def test_without_clearing_the_cache_gradients_are_cut_where_torch_keeps_such_copies(
+    diffusion, batch, monkeypatch
+) -> None:
+    if not _autocast_keeps_copies_without_a_graph():
+        pytest.skip(f"torch {torch.__version__} keeps no copies that were made without a graph")
+    _leave_zero(diffusion)
+    monkeypatch.setattr(torch, "clear_autocast_cache", lambda: None)
+    assert _cut_gradients(diffusion, batch) != []
+
+
+def test_the_autocast_cache_is_cleared_between_the_two_passes(diffusion, batch, monkeypatch) -> None:
+    happened: list[str] = []
+    clear = torch.clear_autocast_cache
+    monkeypatch.setattr(torch, "clear_autocast_cache", lambda: (happened.append("clear"), clear()))
+    diffusion.denoiser.register_forward_pre_hook(lambda *_: happened.append("pass"))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = _total(diffusion, batch, again=True)
-    terms["fape"].backward()
-    weights = [p for n, p in diffusion.denoiser.named_parameters() if p.ndim == 2 and "layers.0" in n]
-    assert len(weights) > 5
-    assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in weights)
+        _total(diffusion, batch, again=True)
+        assert happened == ["pass", "clear", "pass"]
+
+
+def test_a_training_step_weighs_each_chain_alike_whatever_its_place_or_company(diffusion, make_batch) -> None:
+    """Self-conditioning is drawn by batch; everything else belongs to the chain."""
+    diffusion.self_conditioning = 0.0
+    diffusion.log_losses = lambda *_: None
+    diffusion.eval()
+    sizes = [("one", 12), ("two", 17), ("three", 9), ("four", 20)]
+    with torch.no_grad():
+        together = diffusion.training_step(make_batch(sizes), 0)
+        reordered = diffusion.training_step(make_batch(sizes[::-1]), 3)
+        alone = [diffusion.training_step(make_batch([chain]), 0) for chain in sizes]
+    torch.testing.assert_close(together, reordered, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together, torch.stack(alone).mean(), rtol=1e-3, atol=1e-4)
+    assert max(alone) - min(alone) > 0.01
+
+
+def test_self_conditioning_is_drawn_with_its_probability_from_seed_epoch_and_place(batch) -> None:
+    module = instantiate_model("v13_small.yaml", ["--model.init_args.self_conditioning=0.5"])
+    module.log_losses = lambda *_: None
+    passes: list[int] = []
+    module.denoiser.register_forward_pre_hook(lambda *_: passes.append(1))
+
+    def counts() -> list[int]:
+        found = []
+        for place in range(12):
+            passes.clear()
+            with torch.no_grad():
+                module.training_step(batch, place)
+            found.append(len(passes))
+        return found
+
+    first = counts()
+    assert set(first) == {1, 2}
+    assert counts() == first
+
+
+def test_one_optimizer_step_moves_everything_but_the_frozen_encoder(diffusion, batch) -> None:
+    _leave_zero(diffusion)
+    diffusion.train()
+    optimizer = build_optimizer(diffusion.named_parameters(), diffusion.optimizer_config)
+    before = {k: v.clone() for k, v in diffusion.state_dict().items()}
+    weighted_total(_total(diffusion, batch, again=True), weights_at(diffusion.loss_weights, 1)).backward()
+    optimizer.step()
+    moved = {k.split(".")[0] for k, v in diffusion.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == {"pair_stack", "denoiser", "aux", "rg_head"}
 
 
 def test_every_loss_term_has_a_weight_and_the_total_is_their_sum(diffusion, batch) -> None:

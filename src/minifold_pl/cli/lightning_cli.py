@@ -69,6 +69,7 @@ class MinifoldCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str], default_folder: str) -> None:
         self.default_folder = default_folder
+        self.chosen = args[0]
         super().__init__(
             MinifoldModule,
             ProteinDataModule,
@@ -80,6 +81,10 @@ class MinifoldCLI(LightningCLI):
             load_from_checkpoint_support=False,
             args=list(args),
         )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there
+        """The one in use: the parsers of the others would double the time a start takes."""
+        return {self.chosen: LightningCLI.subcommands()[self.chosen]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the ``run`` section, and one for each standard callback so that overlays and flags can change it."""
@@ -136,7 +141,9 @@ class MinifoldCLI(LightningCLI):
             logger=loggers or False, plugins=[*plugins, AtomicCheckpointIO()], **kwargs
         )
         if self.subcommand == "fit":
-            resumed = None if self.resume_from is None else self.resume_from.name
+            origin = self._origin()
+            ours = origin is not None and origin.parent == self.run_folder.checkpoints
+            resumed = None if origin is None else origin.name if ours else str(origin)
             trainer.callbacks.append(RunEvents(self.run_folder, resumed))  # type: ignore[attr-defined]
         if self.subcommand == "predict":
             trainer.callbacks.append(StructureFiles())  # type: ignore[attr-defined]
@@ -183,17 +190,33 @@ class MinifoldCLI(LightningCLI):
             lock = None
         try:
             if self.trainer.is_global_zero:
-                atomic_write_text(folder.config, yaml.safe_dump(self.plain_config(), sort_keys=False))
-                if self.resume_from is not None:
-                    step = int(read_checkpoint(self.resume_from).get("global_step", 0))
-                    self.metrics.resume_from(step)
-                    print(f"resuming {folder.path} from {self.resume_from.name} (step {step})", flush=True)
+                atomic_write_text(folder.config, yaml.safe_dump(self._config_to_keep(), sort_keys=False))
+                origin = self._origin()
+                step = 0 if origin is None else int(read_checkpoint(origin).get("global_step", 0))
+                self.metrics.resume_from(step)
+                if origin is not None:
+                    print(f"resuming {folder.path} from {origin.name} (step {step})", flush=True)
             self.trainer.fit(
                 model, weights_only=True, **{k: v for k, v in kwargs.items() if k != "weights_only"}
             )
+        except SystemExit as stop:
+            # Lightning turns an interruption into an exit of its own, after a signal even with code 0.
+            if self.trainer.interrupted:
+                raise KeyboardInterrupt from stop
+            raise
         finally:
             if lock is not None:
                 lock.__exit__(None, None, None)
+
+    def _origin(self) -> Path | None:
+        """The checkpoint that this start goes on from, found here or given by ``--ckpt_path``."""
+        path = self.config[self.subcommand].get("ckpt_path")
+        return None if path is None else Path(path)
+
+    def _config_to_keep(self) -> dict[str, Any]:
+        """The settings of the run without those of this start: ``fit --config`` on it goes on with the run."""
+        config = self.plain_config()
+        return {**config, "ckpt_path": None, "run": {**config["run"], "fresh": False}}
 
     def _latest(self) -> Path | None:
         return latest_valid(self.run_folder.checkpoints) if self.run_folder.checkpoints.is_dir() else None
@@ -224,10 +247,10 @@ class MinifoldCLI(LightningCLI):
 
 
 class _Parser(LightningArgumentParser):
-    """A parser that raises instead of printing a usage of several screens."""
+    """A parser that raises instead of printing a usage of several screens, and guesses no name from its start."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "exit_on_error": False})
+        super().__init__(*args, **{**kwargs, "exit_on_error": False, "allow_abbrev": False})
 
 
 def run(args: Sequence[str]) -> int:

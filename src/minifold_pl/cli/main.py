@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments without the program's name; those of the process where None.
 
     Returns:
-        0 done, 1 failed, 2 wrong use.
+        0 done, 1 failed, 2 wrong use, 130 interrupted.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
@@ -68,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except SystemExit as stop:
+        # How argument parsers end after --help, and after a usage error.
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -81,11 +84,7 @@ def _dispatch(args: list[str]) -> int:
     if args and args[0] in LIGHTNING:
         return_large_blocks()
         return import_module("minifold_pl.cli.lightning_cli").run(args)
-    parser = build_parser()
-    try:
-        parsed = parser.parse_args(args)
-    except SystemExit as stop:
-        return int(stop.code or 0)
+    parsed = build_parser().parse_args(args)
     return int(parsed.run(parsed))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import minifold_pl
 from minifold_pl.constants import AMINO_ACIDS, CLS, EOS, FIRST_RESIDUE, NO_LABEL
+from minifold_pl.diffusion.draws import keyed_generator
 from minifold_pl.modules.optim import (
     LRSchedule,
     OptimizerConfig,
@@ -105,6 +106,13 @@ class MinifoldModule(pl.LightningModule):
         if batches == float("inf"):
             raise ValueError("the training data must have a known number of batches")
         return max(1, ceil(batches / self.trainer.accumulate_grad_batches))
+
+    # --- randomness ------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        """Dropout too depends on seed and epoch alone: a resumed run is the run that was never stopped."""
+        key = keyed_generator(self.seed, "dropout", self.current_epoch, self.global_rank)
+        torch.manual_seed(key.initial_seed())
 
     # --- logging ---------------------------------------------------------------------------------
 

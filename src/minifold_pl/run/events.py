@@ -13,6 +13,8 @@ from typing import Any
 def append_event(path: Path, event: str, **details: Any) -> None:
     """Add one line; a line is written whole or, at the worst, cut at the end by a full disk.
 
+    After a cut line it begins a new one, so that one event is lost and not two.
+
     Args:
         path: The run's ``events.jsonl``.
         event: What happened, e.g. ``started``, ``resumed``, ``best``, ``halted``.
@@ -21,9 +23,11 @@ def append_event(path: Path, event: str, **details: Any) -> None:
     line = json.dumps(
         {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **details}
     )
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(descriptor, (line + "\n").encode())
+        end = os.fstat(descriptor).st_size
+        cut = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
+        os.write(descriptor, ("\n" * cut + line + "\n").encode())
     finally:
         os.close(descriptor)
 

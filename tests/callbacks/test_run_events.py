@@ -1,0 +1,68 @@
+"""What a run's folder says about how it went."""
+
+from __future__ import annotations
+
+import pytest
+
+from minifold_pl.callbacks.patience import Patience
+from minifold_pl.callbacks.run_events import RunEvents
+from minifold_pl.run.events import read_events
+from minifold_pl.run.folder import RunFolder
+from minifold_pl.run.marker import RunState, read_marker
+
+
+def _events(folder: RunFolder) -> list[dict]:
+    return [{k: v for k, v in event.items() if k != "time"} for event in read_events(folder.events)]
+
+
+def test_a_finished_run_is_done(tiny, make_trainer, tmp_path) -> None:
+    folder = RunFolder(tmp_path)
+    make_trainer(RunEvents(folder, None)).fit(tiny)
+    assert _events(folder) == [
+        {"event": "started", "epoch": 0, "step": 0},
+        {"event": "done", "reason": "finished", "epoch": 5, "step": 15},
+    ]
+    marker = read_marker(folder.marker)
+    assert marker is not None
+    assert (marker.state, marker.reason, marker.step) == (RunState.DONE, "finished", 15)
+
+
+def test_a_resumed_run_names_its_checkpoint(tiny, make_trainer, tmp_path) -> None:
+    folder = RunFolder(tmp_path)
+    make_trainer(RunEvents(folder, "resume-00000003.ckpt"), max_epochs=1).fit(tiny)
+    first, last = _events(folder)
+    assert first == {"event": "resumed", "checkpoint": "resume-00000003.ckpt", "epoch": 0, "step": 0}
+    assert last["event"] == "done"
+
+
+def test_a_run_that_ran_out_of_patience_says_so(tiny, make_trainer, tmp_path) -> None:
+    folder = RunFolder(tmp_path)
+    make_trainer(Patience(patience=2), RunEvents(folder, None)).fit(tiny)
+    done = _events(folder)[-1]
+    assert done["reason"] == "no improvement of val/total in 2 validations"
+    assert done["step"] == 12
+
+
+def test_a_failure_leaves_the_run_unfinished_and_is_noted_in_one_line(tiny, make_trainer, tmp_path) -> None:
+    folder = RunFolder(tmp_path)
+    tiny.fail_in_epoch = 1
+    with pytest.raises(RuntimeError):
+        make_trainer(RunEvents(folder, None)).fit(tiny)
+    failed = _events(folder)[-1]
+    assert failed["event"] == "failed"
+    assert (failed["error"], failed["message"]) == ("RuntimeError", "one line and another")
+    assert failed["step"] == 3
+    marker = read_marker(folder.marker)
+    assert marker is not None
+    assert marker.state is RunState.RUNNING
+
+
+def test_an_interruption_is_no_failure_and_leaves_the_run_unfinished(tiny, make_trainer, tmp_path) -> None:
+    folder = RunFolder(tmp_path)
+    tiny.fail_in_epoch, tiny.error = 1, KeyboardInterrupt()
+    with pytest.raises(SystemExit):
+        make_trainer(RunEvents(folder, None)).fit(tiny)
+    assert [e["event"] for e in _events(folder)] == ["started", "interrupted"]
+    marker = read_marker(folder.marker)
+    assert marker is not None
+    assert marker.state is RunState.RUNNING

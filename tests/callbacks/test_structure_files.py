@@ -1,0 +1,26 @@
+"""Structures in the run folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import gemmi
+import torch
+
+from minifold_pl.callbacks.structure_files import write_structures
+from minifold_pl.data.tokenizer import decode
+
+
+def test_files_hold_each_chain_without_its_padding_and_stay_in_the_folder(batch, tmp_path) -> None:
+    batch = replace(batch, names=("../../out", "same", "same"))
+    ca = batch.ca
+    paths = write_structures(tmp_path / "new", batch, ca, set(), ["how it was made"])
+    assert len(set(paths)) == 3
+    assert all(path.parent == tmp_path / "new" and path.is_file() for path in paths)
+    for row, path in enumerate(paths):
+        (chain,) = gemmi.read_structure(str(path))[0]
+        length = int(batch.lengths[row])
+        assert gemmi.one_letter_code([residue.name for residue in chain]) == decode(batch.tokens[row])
+        found = torch.tensor([residue[0].pos.tolist() for residue in chain])
+        torch.testing.assert_close(found, ca[row, :length], atol=6e-4, rtol=0)  # PDB has 3 decimals
+        assert "how it was made" in path.read_text()

@@ -1,0 +1,71 @@
+"""The first stage's encoder inside the second stage."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from minifold_pl.checkpoint.contents import CheckpointError
+from minifold_pl.cli.lightning_cli import instantiate_model
+from minifold_pl.modules.base import CHECKPOINT_KEY
+from minifold_pl.modules.encoder_checkpoint import load_encoder
+from minifold_pl.modules.load import build_module
+
+
+def test_an_encoder_is_taken_over_whole(contact_checkpoint, diffusion_checkpoint, saved) -> None:
+    module = build_module(diffusion_checkpoint[CHECKPOINT_KEY]["model_config"])
+    load_encoder(module.encoder, saved(contact_checkpoint))
+    for name, value in module.encoder.state_dict().items():
+        assert torch.equal(value, contact_checkpoint["state_dict"][f"encoder.{name}"])
+
+
+def test_an_encoder_of_other_sizes_is_refused_and_left_alone(
+    diffusion_checkpoint, wide_checkpoint, saved
+) -> None:
+    module = build_module(diffusion_checkpoint[CHECKPOINT_KEY]["model_config"])
+    before = {k: v.clone() for k, v in module.encoder.state_dict().items()}
+    with pytest.raises(ValueError, match="differs from this config's in"):
+        load_encoder(module.encoder, saved(wide_checkpoint))
+    assert all(torch.equal(v, before[k]) for k, v in module.encoder.state_dict().items())
+
+
+def test_a_diffusion_checkpoint_is_no_encoder(diffusion_checkpoint, saved) -> None:
+    module = build_module(diffusion_checkpoint[CHECKPOINT_KEY]["model_config"])
+    with pytest.raises(ValueError, match="contact checkpoint is needed"):
+        load_encoder(module.encoder, saved(diffusion_checkpoint))
+
+
+def test_a_missing_encoder_checkpoint_is_named(diffusion) -> None:
+    with pytest.raises((ValueError, CheckpointError), match=r"nowhere\.ckpt"):
+        load_encoder(diffusion.encoder, "nowhere.ckpt")
+
+
+def _set_up(path, ckpt_path=None):
+    module = instantiate_model("v13_small.yaml", [f"--model.init_args.encoder_ckpt={path}"] if path else [])
+    module._trainer = SimpleNamespace(ckpt_path=ckpt_path, datamodule=None)
+    before = {k: v.clone() for k, v in module.encoder.state_dict().items()}
+    module.setup("fit")
+    changed = any(not torch.equal(v, before[k]) for k, v in module.encoder.state_dict().items())
+    return module, changed
+
+
+def test_a_new_fit_takes_the_encoder_and_says_where_it_came_from(contact_checkpoint, saved) -> None:
+    path = saved(contact_checkpoint)
+    module, changed = _set_up(path)
+    assert changed
+    assert module.encoder_origin == str(path)
+    checkpoint: dict = {}
+    module.on_save_checkpoint(checkpoint)
+    assert checkpoint[CHECKPOINT_KEY]["encoder_origin"] == str(path)
+
+
+def test_a_resumed_fit_does_not_need_the_stage_1_checkpoint_any_more() -> None:
+    _, changed = _set_up("gone.ckpt", ckpt_path="runs/v13/checkpoints/resume.ckpt")
+    assert not changed
+
+
+def test_a_frozen_encoder_with_random_weights_is_warned_about() -> None:
+    with pytest.warns(UserWarning, match="frozen at RANDOM weights"):
+        _set_up(None)
