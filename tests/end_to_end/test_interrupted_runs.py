@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from minifold_pl.cli.main import main
+from minifold_pl.loggers.metrics_csv import MetricsCSV
 from minifold_pl.modules.contact_classifier import ContactClassifierModule
 from minifold_pl.modules.load import load_module
 from minifold_pl.run.events import read_events
@@ -111,8 +112,11 @@ def test_the_config_of_a_fresh_run_does_not_ask_for_another_fresh_folder(fit, fo
 
 def test_a_run_that_goes_on_from_a_given_checkpoint_drops_what_came_after_it(fit, folder: RunFolder) -> None:
     given = folder.checkpoints / "resume-00000002.ckpt"
-    fit(folder, 2, "--ckpt_path", str(given), "--trainer.max_steps", "3")
-    assert [row["step"] for row in _metrics(folder)] == ["0", "1", "2"]
+    longer = MetricsCSV(folder.metrics)
+    longer.log_metrics({"loss/total": 1.0}, step=40)
+    longer.save()
+    fit(folder, 2, "--ckpt_path", str(given))
+    assert [row["step"] for row in _metrics(folder)] == ["0", "1", "2", "3"]
     resumed = [event for event in read_events(folder.events) if event["event"] == "resumed"]
     assert [(event["checkpoint"], event["step"]) for event in resumed] == [(given.name, 2)]
 
