@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pytest
 import torch
 
-from minifold_pl.callbacks.ddim_evaluator import MODEL, choose_chains, intervals, print_table
+from minifold_pl.callbacks.ddim_evaluator import MODEL, DDIMEvaluator, choose_chains, intervals, print_table
 from minifold_pl.data.datamodule import write_synthetic
 from minifold_pl.data.dataset import ChainDataset
 from minifold_pl.data.store import ChainStore
@@ -19,6 +22,30 @@ def test_the_same_seed_chooses_the_same_whole_chains(tmp_path) -> None:
     assert len(set(chosen)) == 5
     assert all(chains.store.lengths[chains.indices[i]] <= 28 for i in chosen)
     assert len(choose_chains(chains, 10_000, seed=3)) < len(chains)  # the cropped ones stay out
+
+
+@pytest.mark.parametrize("setting", [{"every_n_epochs": -1}, {"chains": 0}, {"batch_size": 0}])
+def test_impossible_settings_are_refused_by_name(setting) -> None:
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        DDIMEvaluator(**setting)
+
+
+def test_a_model_that_cannot_sample_is_refused(tiny, make_trainer) -> None:
+    with pytest.raises(ValueError, match="samples a DiffusionModule, not a Tiny"):
+        make_trainer(DDIMEvaluator(every_n_epochs=1), max_epochs=1).fit(tiny)
+
+
+def test_it_is_due_every_nth_epoch_and_in_the_last() -> None:
+    evaluator = DDIMEvaluator(every_n_epochs=3)
+
+    def due(epoch: int, fn: str = "fit") -> bool:
+        trainer = SimpleNamespace(current_epoch=epoch - 1, max_epochs=8, state=SimpleNamespace(fn=fn))
+        return evaluator._due(trainer)
+
+    assert [epoch for epoch in range(1, 9) if due(epoch)] == [3, 6, 8]
+    assert not due(3, fn="validate")
+    evaluator.every_n_epochs = 0
+    assert not due(8)
 
 
 def test_the_table_shows_whole_intervals(capsys) -> None:

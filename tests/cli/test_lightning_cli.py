@@ -36,10 +36,8 @@ def test_a_resolved_config_states_every_default_and_every_callback() -> None:
     [
         "--model.init_args.p_uncnod=0.1",
         "--model.init_args.denoiser.init_args.layerz=3",
-        "--data.batch_sise=4",
         "--trainer.max_epoch=4",
         "--ema.decai=0.9",
-        "--run.wandb=maybe",
         "--model.init_args.loss_weights.fapee=1",
         "--model.init_args.sampler.steps=many",
     ],
@@ -53,11 +51,6 @@ def test_a_wrong_setting_is_told_by_its_own_name_in_two_lines(argument: str) -> 
     assert len(text.splitlines()) <= 2
     assert len(text) < 600
     assert caught.value.exit_code == 2
-
-
-@pytest.mark.parametrize("name", ["ema", "clipping", "ddim", "patience", "best", "checkpoints", "table"])
-def test_every_standard_callback_has_a_section_and_flags(name: str) -> None:
-    assert isinstance(resolve_config("v13.yaml")[name], dict)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +85,7 @@ def test_precision_is_the_fastest_safe_one_of_the_machine(monkeypatch) -> None:
         assert lightning_cli._precision() == expected
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("command", ["fit", "predict"])
 def test_help_of_a_training_command_names_the_settings_and_returns_0(command: str, capsys) -> None:
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out

@@ -29,19 +29,13 @@ def test_no_snapshot_is_left_of_a_config_that_is_gone() -> None:
 
 
 @pytest.mark.parametrize("name", shipped_configs())
-def test_a_shipped_config_builds_its_model(name: str) -> None:
-    module = instantiate_model(name)
-    assert sum(p.numel() for p in module.parameters() if p.requires_grad) > 0
-    assert module.model_config["class_path"].startswith("minifold_pl.modules.")
-
-
-@pytest.mark.parametrize("name", shipped_configs())
 def test_a_step_of_a_shipped_config_fits_together_at_full_width(name: str) -> None:
     """On the meta device shapes are all there is."""
     with torch.device("meta"):
         module = instantiate_model(name).to("meta")
         total, terms = module.losses(module.example_batch(2, 24))
     total.backward()
+    assert module.model_config["class_path"].startswith("minifold_pl.modules.")
     assert total.shape == ()
     assert terms.keys() >= {"contact"} or terms.keys() >= {"fape", "dist", "aux"}
     assert any(p.grad is not None for p in module.parameters())

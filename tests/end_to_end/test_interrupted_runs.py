@@ -196,3 +196,15 @@ def test_a_killed_run_lets_nobody_in_before_and_goes_on_after(arguments, fit, tm
     assert _events(folder) == ["started", "resumed", "done"]
     # The newest may have been cut off, and the run have begun one epoch earlier; it ends in the same place.
     assert [int(row["step"]) for row in _metrics(folder)] == list(range(step + 4))
+
+
+def test_two_starts_of_a_run_write_one_offline_run_id(fit, folder: RunFolder, monkeypatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for epochs in (3, 4):
+        fit(folder, epochs)
+        wandb.finish()
+    run_id = folder.wandb_id.read_text().strip()
+    written = [path.parent.name for path in (folder.path / "wandb").glob("offline-run-*/*.wandb")]
+    assert len(written) == 2
+    assert all(name.endswith(run_id) for name in written)

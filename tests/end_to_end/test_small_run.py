@@ -42,6 +42,26 @@ def test_every_term_is_logged_raw_and_weighted_for_training_and_validation(diffu
     assert {"ddim/tm_kabsch", "baseline/other_chain/tm_kabsch"} <= columns
 
 
+def test_an_evaluation_while_training_records_its_settings_and_intervals(diffusion_run: Path) -> None:
+    records = [json.loads(line) for line in (diffusion_run / "ddim.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records[:2]] == [1, 2]
+    for record in records[:2]:
+        assert (record["steps"], record["eta"], record["guidance"], record["chains"]) == (2, 0.0, 1.0, 3)
+        assert record["scores"].keys() >= {
+            "model",
+            "other chain",
+            "centroid",
+            "ideal helix",
+            "mirrored truth",
+        }
+        score = record["scores"]["model"]["tm_kabsch"]
+        assert 0 < score["low"] <= score["mean"] <= score["high"] < 1
+        assert score["n"] == 3
+    # The same chains each time: what does not depend on the model is the same number.
+    first, second = (record["scores"]["other chain"] for record in records[:2])
+    assert first == second
+
+
 def test_the_logged_total_is_the_sum_of_the_logged_weighted_terms(diffusion_run: Path) -> None:
     for prefix in ("loss", "val"):
         rows = [r for r in _metrics(diffusion_run) if r[f"{prefix}/total"]]

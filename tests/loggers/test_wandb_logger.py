@@ -47,7 +47,6 @@ def test_a_key_is_found_in_the_environment_or_in_netrc_and_a_broken_netrc_is_non
     assert _has_key()
 
 
-@pytest.mark.slow
 def test_a_real_offline_run_is_written_under_that_id(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("minifold_pl.loggers.wandb_logger._has_key", lambda: False)
     logger = wandb_logger(RunFolder(tmp_path), "auto", "p")

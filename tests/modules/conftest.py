@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -53,20 +54,24 @@ def batch(make_batch) -> ProteinBatch:
     return make_batch([("one", 12), ("two", 16), ("three", 9)])
 
 
-@pytest.fixture
-def diffusion() -> DiffusionModule:
+@pytest.fixture(scope="session")
+def _untouched() -> tuple[DiffusionModule, ContactClassifierModule]:
+    """Both modules, built once: reading a config takes longer than most tests."""
     torch.manual_seed(0)
-    module = instantiate_model("v13_small.yaml")
-    assert isinstance(module, DiffusionModule)
-    return module
+    diffusion, contact = instantiate_model("v13_small.yaml"), instantiate_model("contact_small.yaml")
+    assert isinstance(diffusion, DiffusionModule)
+    assert isinstance(contact, ContactClassifierModule)
+    return diffusion, contact
 
 
 @pytest.fixture
-def contact() -> ContactClassifierModule:
-    torch.manual_seed(0)
-    module = instantiate_model("contact_small.yaml")
-    assert isinstance(module, ContactClassifierModule)
-    return module
+def diffusion(_untouched) -> DiffusionModule:
+    return copy.deepcopy(_untouched[0])
+
+
+@pytest.fixture
+def contact(_untouched) -> ContactClassifierModule:
+    return copy.deepcopy(_untouched[1])
 
 
 def checkpoint_of(config: str, overrides: tuple[str, ...] = ()) -> dict:

@@ -109,8 +109,9 @@ def test_conditions_are_dropped_by_example_and_keep_the_mask(diffusion, make_bat
     assert torch.equal(tokens, diffusion._drop_conditions(batch, 0))
 
 
-def test_a_batch_without_any_condition_has_finite_losses_and_gradients(batch) -> None:
-    module = instantiate_model("v13_small.yaml", ["--model.init_args.p_uncond=1.0"])
+def test_a_batch_without_any_condition_has_finite_losses_and_gradients(diffusion, batch) -> None:
+    module = diffusion
+    module.p_uncond = 1.0
     tokens = module._drop_conditions(batch, 0)
     target = module.target(batch)
     prediction, target = module.predict_structure(
@@ -122,8 +123,8 @@ def test_a_batch_without_any_condition_has_finite_losses_and_gradients(batch) ->
     assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
 
 
-def test_noise_draws_share_the_trunk_and_change_nothing_else(batch) -> None:
-    one = instantiate_model("v13_small.yaml")
+def test_noise_draws_share_the_trunk_and_change_nothing_else(diffusion, batch) -> None:
+    one = diffusion
     calls = []
     one.pair_stack.register_forward_hook(lambda *_: calls.append(1))
     target = one.target(batch)
@@ -199,8 +200,9 @@ def test_a_training_step_weighs_each_chain_alike_whatever_its_place_or_company(d
     assert max(alone) - min(alone) > 0.01
 
 
-def test_self_conditioning_is_drawn_with_its_probability_from_seed_epoch_and_place(batch) -> None:
-    module = instantiate_model("v13_small.yaml", ["--model.init_args.self_conditioning=0.5"])
+def test_self_conditioning_is_drawn_with_its_probability_from_seed_epoch_and_place(diffusion, batch) -> None:
+    module = diffusion
+    module.self_conditioning = 0.5
     module.log_losses = lambda *_: None
     passes: list[int] = []
     module.denoiser.register_forward_pre_hook(lambda *_: passes.append(1))

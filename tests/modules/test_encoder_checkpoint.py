@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from minifold_pl.checkpoint.contents import CheckpointError
-from minifold_pl.cli.lightning_cli import instantiate_model
 from minifold_pl.modules.base import CHECKPOINT_KEY
 from minifold_pl.modules.encoder_checkpoint import load_encoder
 from minifold_pl.modules.load import build_module
@@ -42,30 +41,29 @@ def test_a_missing_encoder_checkpoint_is_named(diffusion) -> None:
         load_encoder(diffusion.encoder, "nowhere.ckpt")
 
 
-def _set_up(path, ckpt_path=None):
-    module = instantiate_model("v13_small.yaml", [f"--model.init_args.encoder_ckpt={path}"] if path else [])
+def _set_up(module, path, ckpt_path=None):
+    module.encoder_ckpt = path
     module._trainer = SimpleNamespace(ckpt_path=ckpt_path, datamodule=None)
     before = {k: v.clone() for k, v in module.encoder.state_dict().items()}
     module.setup("fit")
-    changed = any(not torch.equal(v, before[k]) for k, v in module.encoder.state_dict().items())
-    return module, changed
+    return any(not torch.equal(v, before[k]) for k, v in module.encoder.state_dict().items())
 
 
-def test_a_new_fit_takes_the_encoder_and_says_where_it_came_from(contact_checkpoint, saved) -> None:
+def test_a_new_fit_takes_the_encoder_and_says_where_it_came_from(
+    diffusion, contact_checkpoint, saved
+) -> None:
     path = saved(contact_checkpoint)
-    module, changed = _set_up(path)
-    assert changed
-    assert module.encoder_origin == str(path)
+    assert _set_up(diffusion, path)
+    assert diffusion.encoder_origin == str(path)
     checkpoint: dict = {}
-    module.on_save_checkpoint(checkpoint)
+    diffusion.on_save_checkpoint(checkpoint)
     assert checkpoint[CHECKPOINT_KEY]["encoder_origin"] == str(path)
 
 
-def test_a_resumed_fit_does_not_need_the_stage_1_checkpoint_any_more() -> None:
-    _, changed = _set_up("gone.ckpt", ckpt_path="runs/v13/checkpoints/resume.ckpt")
-    assert not changed
+def test_a_resumed_fit_does_not_need_the_stage_1_checkpoint_any_more(diffusion) -> None:
+    assert not _set_up(diffusion, "gone.ckpt", ckpt_path="runs/v13/checkpoints/resume.ckpt")
 
 
-def test_a_frozen_encoder_with_random_weights_is_warned_about() -> None:
+def test_a_frozen_encoder_with_random_weights_is_warned_about(diffusion) -> None:
     with pytest.warns(UserWarning, match="frozen at RANDOM weights"):
-        _set_up(None)
+        _set_up(diffusion, None)
