@@ -18,7 +18,14 @@ from minifold_pl.diffusion.samplers import ddim
 from minifold_pl.diffusion.schedule import CosineSchedule
 from minifold_pl.geometry.frames import ca_frames
 from minifold_pl.geometry.units import center, to_angstrom, to_model_units
-from minifold_pl.losses.objective import DiffusionObjective, LossWeights, weighted_total, weights_at
+from minifold_pl.losses.objective import (
+    DiffusionObjective,
+    LossWeights,
+    final_weights,
+    weighted_total,
+    weights_at,
+)
+from minifold_pl.modules.band_losses import BandLosses, named_band_losses
 from minifold_pl.modules.base import CHECKPOINT_KEY, MinifoldModule
 from minifold_pl.modules.encoder_checkpoint import load_encoder
 from minifold_pl.modules.optim import LRSchedule, OptimizerConfig, ThreePhase
@@ -128,6 +135,7 @@ class DiffusionModule(MinifoldModule):
         self.noise_draws = noise_draws
         self.val_draws = val_draws
         self.sampler = sampler
+        self._bands: dict[str, BandLosses] = {}
         times = torch.arange(noise_schedule.timesteps)
         if snr_gated_frames:
             self.denoiser.gate_frames(noise_schedule.frame_confidence(times))
@@ -280,12 +288,34 @@ class DiffusionModule(MinifoldModule):
         """As in validation."""
         self._evaluate("test", batch)
 
+    def on_validation_epoch_end(self) -> None:
+        """Log the losses of each band of noise."""
+        self._log_bands("val")
+
+    def on_test_epoch_end(self) -> None:
+        """As in validation."""
+        self._log_bands("test")
+
     def _evaluate(self, prefix: str, batch: ProteinBatch) -> None:
         draws = self._fixed_draws(batch)
         prediction, target = self.predict_structure(batch, batch.tokens, self.target(batch), draws, False)
-        terms = self.objective(prediction, target)
+        per_chain = self.objective.per_chain(prediction, target)
+        terms = {name: term.mean() for name, term in per_chain.items()}
         weights = weights_at(self.loss_weights, self.current_epoch + 1)
         self.log_losses(prefix, weighted_total(terms, weights), terms, weights, len(batch))
+        # The total moves with its weights; this one compares across epochs.
+        score = weighted_total(terms, final_weights(self.loss_weights))
+        self.log(f"{prefix}/score", score, batch_size=len(batch), sync_dist=True)
+        if prefix not in self._bands:
+            bands = BandLosses(tuple(per_chain), self.noise_schedule.timesteps)
+            self._bands[prefix] = bands.to(draws.t.device)
+        self._bands[prefix].update(draws.t, per_chain)
+
+    def _log_bands(self, prefix: str) -> None:
+        bands = self._bands.pop(prefix, None)
+        if bands is not None:
+            weights = weights_at(self.loss_weights, self.current_epoch + 1)
+            self.log_dict(named_band_losses(bands.compute(), weights, f"{prefix}_band"))
 
     def _fixed_draws(self, batch: ProteinBatch) -> Draws:
         # One timestep in each of val_draws equal bands: chains see all noise levels, epochs see the same.
