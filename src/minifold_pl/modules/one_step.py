@@ -1,0 +1,160 @@
+"""What a model makes of a noised chain in a single step, at given timesteps and from fixed noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from minifold_pl.diffusion.draws import centered_noise, keyed_generator
+from minifold_pl.diffusion.process import add_noise
+from minifold_pl.geometry.units import center, to_angstrom
+from minifold_pl.losses.objective import final_weights
+from minifold_pl.losses.reduction import PerChain
+from minifold_pl.modules.diffusion import DiffusionModule, Draws
+from minifold_pl.types import ProteinBatch, StructurePrediction, StructureTarget
+
+DASHBOARD: Final = (25, 75, 225, 475, 725, 975)
+"""Timesteps of 1000 at which models are compared: nearly clean, up to nearly pure noise."""
+MOSTLY_NOISE: Final = 0.7
+"""From this share of the timesteps on x_t says so little that a good guess must come from the sequence."""
+
+
+class OneStep(NamedTuple):
+    """x̂0 of ``k`` timesteps, each from one noised copy of each chain."""
+
+    times: tuple[int, ...]
+    x0: Float[Tensor, "k b l 3"]
+    """Å, centred."""
+    noised: Float[Tensor, "k b l 3"]
+    """x_t = √ᾱ x0 + √(1 − ᾱ) ε, Å."""
+    terms: dict[str, PerChain]
+    """Every loss term, (k b)."""
+    structural: tuple[str, ...]
+    """The terms that look at x̂0 or its rotations; the others depend on the sequence alone."""
+
+    def structure_loss(self, weights: Mapping[str, float]) -> Float[Tensor, "k b"]:
+        """Weighted sum of the structural terms of each chain; one that a chain has nothing to count for adds 0."""
+        parts = [weights[name] * self.terms[name].value for name in self.structural if weights[name] != 0]
+        return torch.stack(parts).sum(0) if parts else self.x0.new_zeros(self.x0.shape[:2])
+
+
+def dashboard_times(timesteps: int) -> tuple[int, ...]:
+    """:data:`DASHBOARD` on a schedule of ``timesteps``, each within 1 … T − 1."""
+    scaled = (round(t * timesteps / 1000) for t in DASHBOARD)
+    return tuple(sorted({min(max(t, 1), timesteps - 1) for t in scaled}))
+
+
+def check_times(times: Sequence[int], timesteps: int) -> tuple[int, ...]:
+    """``times`` in order, each once.
+
+    Raises:
+        ValueError: none, or one outside 1 … T − 1.
+    """
+    wrong = [t for t in times if not 1 <= t < timesteps]
+    if wrong or not times:
+        raise ValueError(
+            f"timesteps {wrong or list(times)}: give at least one, each from 1 to {timesteps - 1}"
+        )
+    return tuple(sorted(set(times)))
+
+
+@torch.no_grad()
+def one_step(
+    module: DiffusionModule,
+    batch: ProteinBatch,
+    times: Sequence[int],
+    *,
+    seed: int,
+    tokens: Int[Tensor, "b n"] | None = None,
+    chains_at_once: int = 64,
+) -> OneStep:
+    """Noise every chain to each of ``times`` and predict it again, without self-conditioning.
+
+    The noise of a chain is a function of ``seed``, its name and the timestep, so that two models, or one model given
+    other ``tokens``, are compared on the same x_t.
+
+    Args:
+        module: Ready to evaluate; its mode is left as it is.
+        batch: Chains with coordinates.
+        times: Timesteps 1 … T − 1.
+        seed: Key of the noise.
+        tokens: Read instead of the batch's own.
+        chains_at_once: Noised copies in one call; they share its pass through encoder and pair stack.
+
+    Raises:
+        ValueError: a timestep out of range.
+    """
+    times = check_times(times, module.noise_schedule.timesteps)
+    truth = module.target(batch)
+    found: list[tuple[Tensor, Tensor, dict[str, PerChain]]] = []
+    structural: tuple[str, ...] = ()
+    for part in _parts(times, max(1, chains_at_once // len(batch))):
+        draws = _draws(batch, part, seed)
+        prediction, target = module.predict_structure(
+            batch, batch.tokens if tokens is None else tokens, truth, draws, False
+        )
+        noised = add_noise(target.x0, draws.t, draws.noise, module.noise_schedule)
+        terms = module.objective.per_chain(prediction, target)
+        if not structural:
+            structural = _structural(module, prediction, target, terms, draws.noise)
+        mask = batch.residue_mask.repeat(len(part), 1)
+        x0 = center(prediction.x0.float(), mask)
+        found.append((to_angstrom(x0), to_angstrom(noised), terms))
+    shape = (len(times), len(batch))
+    return OneStep(
+        times,
+        torch.cat([x0 for x0, _, _ in found]).unflatten(0, shape),
+        torch.cat([noised for _, noised, _ in found]).unflatten(0, shape),
+        {
+            name: PerChain(
+                *(torch.cat([terms[name][i] for *_, terms in found]).view(shape) for i in range(2))
+            )
+            for name in found[0][2]
+        },
+        structural,
+    )
+
+
+def structure_loss(module: DiffusionModule, step: OneStep) -> Float[Tensor, "k b"]:
+    """The structural part of the module's total at final weights, of each chain."""
+    return step.structure_loss(final_weights(module.loss_weights))
+
+
+def mostly_noise(times: Sequence[int], timesteps: int) -> Bool[Tensor, " k"]:
+    """Which of ``times`` are at :data:`MOSTLY_NOISE` or above."""
+    return torch.tensor(times) >= MOSTLY_NOISE * timesteps
+
+
+def _parts(times: tuple[int, ...], size: int) -> Iterator[tuple[int, ...]]:
+    for start in range(0, len(times), size):
+        yield times[start : start + size]
+
+
+def _draws(batch: ProteinBatch, times: Sequence[int], seed: int) -> Draws:
+    device = batch.tokens.device
+    noise = [
+        centered_noise(
+            batch.residue_mask, [keyed_generator(seed, "one_step", t, name) for name in batch.names]
+        )
+        for t in times
+    ]
+    t = torch.tensor(times, device=device).repeat_interleave(len(batch))
+    return Draws(t, torch.cat(noise).to(device))
+
+
+def _structural(
+    module: DiffusionModule,
+    prediction: StructurePrediction,
+    target: StructureTarget,
+    terms: Mapping[str, PerChain],
+    noise: Tensor,
+) -> tuple[str, ...]:
+    """The terms that change when x̂0 collapses to a point, almost, and the rotations turn."""
+    turn = prediction.rotation.new_tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    other = prediction._replace(x0=0.05 * noise, rotation=prediction.rotation @ turn)
+    changed = module.objective.per_chain(other, target)
+    return tuple(name for name in terms if not torch.equal(terms[name].value, changed[name].value))
