@@ -33,6 +33,7 @@ class EMA(WeightAveraging):
             raise ValueError(f"decay must lie in [0, 1), got {decay}")
         self.decay = decay
         self.warmup = warmup
+        self._swapped = False
         # Buffers are constants here; averaging them would only round them.
         super().__init__(use_buffers=False, multi_avg_fn=self._average)
 
@@ -50,6 +51,24 @@ class EMA(WeightAveraging):
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """After every step, unless averaging is switched off."""
         return self.decay > 0 and super().should_update(step_idx, epoch_idx)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Validate with the average."""
+        super().on_validation_epoch_start(trainer, pl_module)
+        self._swapped = self._average_model is not None
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on with the raw weights."""
+        super().on_validation_epoch_end(trainer, pl_module)
+        self._swapped = False
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Take the average out of the module where a validation was cut off: what is saved now is as before it."""
+        if self._swapped:
+            self._swap_models(pl_module)
+            self._swapped = False
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the average in the module."""

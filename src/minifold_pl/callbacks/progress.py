@@ -5,9 +5,9 @@ from __future__ import annotations
 from time import monotonic
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities import rank_zero_only
 
 from minifold_pl.callbacks.patience import status
+from minifold_pl.modules.base import MinifoldModule
 
 
 class EpochLines(pl.Callback):
@@ -29,9 +29,12 @@ class EpochLines(pl.Callback):
         """Start the clock."""
         self._start = monotonic()
 
-    @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the line; validation of this epoch is behind us."""
+        if isinstance(pl_module, MinifoldModule):
+            pl_module.log_epoch_means()
+        if not trainer.is_global_zero:
+            return
         parts = [f"epoch {trainer.current_epoch + 1:>3}", f"step {trainer.global_step:>6}"]
         for name in self.columns:
             value = trainer.callback_metrics.get(name)

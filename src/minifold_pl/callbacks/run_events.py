@@ -59,7 +59,8 @@ class RunEvents(pl.Callback):
             first = " ".join(str(exception).split())[:500]
             append_event(self.folder.events, "failed", error=type(exception).__name__, message=first, **place)
         else:
-            append_event(self.folder.events, "interrupted", signal=type(exception).__name__, **place)
+            name = getattr(exception, "name", type(exception).__name__)
+            append_event(self.folder.events, "interrupted", signal=name, **place)
 
     def _mark(self, trainer: pl.Trainer, state: RunState, reason: str) -> None:
         marker = Marker(state=state, reason=reason, epoch=trainer.current_epoch, step=trainer.global_step)

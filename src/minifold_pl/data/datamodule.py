@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,8 @@ class ProteinDataModule(LightningDataModule):
         self.limit_validation = limit_validation
         self.drop_last = drop_last
         self.synthetic = synthetic
+        self.worker_init: Callable[[int], None] | None = None
+        """Called with its number in every loader process as it starts."""
 
     @functools.cached_property
     def store(self) -> ChainStore:
@@ -169,6 +172,7 @@ class ProteinDataModule(LightningDataModule):
         return {
             "collate_fn": collate,
             "num_workers": self.num_workers,
+            "worker_init_fn": self.worker_init,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
             # The loader draws a base seed every epoch: from here, so that the global state stays as it is.

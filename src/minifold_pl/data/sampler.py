@@ -72,6 +72,7 @@ class LengthBucketBatchSampler:
         self._world = world
         self._padded = -(-self._lengths // pad_multiple) * pad_multiple
         self.epoch = 0
+        self._start = 0
         self.sampler = self
         if not len(self):
             raise ValueError(
@@ -81,16 +82,30 @@ class LengthBucketBatchSampler:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; ignored when not shuffling."""
-        self.epoch = epoch if self._shuffle else 0
+        if self._shuffle and epoch != self.epoch:
+            self.epoch, self._start = epoch, 0
+
+    def start_at(self, epoch: int, batch: int) -> None:
+        """The next iteration is that of ``epoch`` without its first ``batch`` batches; later ones are whole.
+
+        Raises:
+            ValueError: the epoch has fewer batches.
+        """
+        if not 0 <= batch <= len(self):
+            raise ValueError(f"batch {batch} of an epoch with {len(self)} batches")
+        self.set_epoch(epoch)
+        self._start = batch
 
     def __len__(self) -> int:
-        """Batches of one rank."""
+        """Batches of one rank in a whole epoch."""
         places = self._chains_per_batch * self._world
         return len(self._lengths) // places if self._leave_out else -(-len(self._lengths) // places)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch = self.epoch
-        for step in self._steps(epoch):
+        epoch, start = self.epoch, self._start
+        # Once: the next iteration begins at the first batch again.
+        self._start = 0
+        for step in self._steps(epoch)[start:]:
             yield [(epoch, int(index)) for index in step[self._rank]]
 
     @property

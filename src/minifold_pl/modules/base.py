@@ -13,6 +13,7 @@ from torch import Tensor
 import minifold_pl
 from minifold_pl.constants import AMINO_ACIDS, CLS, EOS, FIRST_RESIDUE, NO_LABEL
 from minifold_pl.diffusion.draws import keyed_generator
+from minifold_pl.modules.epoch_means import EpochMeans
 from minifold_pl.modules.optim import (
     LRSchedule,
     OptimizerConfig,
@@ -48,6 +49,8 @@ class MinifoldModule(pl.LightningModule):
         """The ``model`` section of the config that built this module; set by the command line."""
         self.architecture_labels: tuple[str, ...] = ()
         """CATH architectures of the training split, in the order of their indices."""
+        self.epoch_means = EpochMeans()
+        """What training steps and callbacks report as means over the training epoch; saved with the state."""
 
     # --- the seam for describe, profile and diagnose ---------------------------------------------
 
@@ -109,9 +112,9 @@ class MinifoldModule(pl.LightningModule):
 
     # --- randomness ------------------------------------------------------------------------------
 
-    def on_train_epoch_start(self) -> None:
-        """Dropout too depends on seed and epoch alone: a resumed run is the run that was never stopped."""
-        key = keyed_generator(self.seed, "dropout", self.current_epoch, self.global_rank)
+    def on_train_batch_start(self, batch: ProteinBatch, batch_idx: int) -> None:
+        """Dropout depends on seed, epoch and place alone: a resumed run is the run that was never stopped."""
+        key = keyed_generator(self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(key.initial_seed())
 
     # --- logging ---------------------------------------------------------------------------------
@@ -124,7 +127,7 @@ class MinifoldModule(pl.LightningModule):
         weights: Mapping[str, float],
         batch_size: int,
     ) -> None:
-        """Log the total and every term, raw and weighted, as means over the epoch.
+        """Report the total and every term, raw and weighted, as means over the epoch.
 
         Names are ``{prefix}/{term}`` and ``{prefix}_weighted/{term}``, so nothing that enters the total can
         go unseen.
@@ -133,11 +136,43 @@ class MinifoldModule(pl.LightningModule):
         for name, term in terms.items():
             values[f"{prefix}/{name}"] = term.detach()
             values[f"{prefix}_weighted/{name}"] = weights[name] * term.detach()
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
+        if self.trainer.training:
+            self.epoch_means.add(values, batch_size)
+        else:
+            self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
+
+    def log_epoch_means(self) -> None:
+        """Log what :attr:`epoch_means` holds, over all ranks, and begin anew; all ranks call it together."""
+        if self.trainer.world_size > 1:
+            parts: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(parts, self.epoch_means.state_dict())
+            self.epoch_means.reset()
+            for part in parts:
+                self.epoch_means.merge(part)
+        means = self.epoch_means.means()
+        self.epoch_means.reset()
+        if means:
+            self.log_dict(means, logger=False, sync_dist=True)
+            self.log_now(means, self.trainer.fit_loop.epoch_loop._batches_that_stepped - 1)
+
+    def log_now(self, values: Mapping[str, float], step: int) -> None:
+        """Write to the loggers at once.
+
+        What is given to ``self.log`` reaches them after the hooks in which checkpoints are made: a run that is
+        killed in between and resumed would never write it.
+        """
+        for logger in self.trainer.loggers:
+            logger.log_metrics({**values, "epoch": self.current_epoch}, step=step)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's means, unless a callback that shows them has done so."""
+        self.log_epoch_means()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log each group's learning rate as it is used."""
-        self.log_dict({f"lr/{name}": lr for name, lr in group_rates(optimizer).items()})
+        step = self.trainer.global_step
+        if step % self.trainer.log_every_n_steps == 0:
+            self.log_now({f"lr/{name}": lr for name, lr in group_rates(optimizer).items()}, step)
 
     # --- labels and checkpoints ------------------------------------------------------------------
 
@@ -148,13 +183,19 @@ class MinifoldModule(pl.LightningModule):
             self.architecture_labels = labels
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say what the checkpoint is and how to build its module."""
+        """Say what the checkpoint is and how to build its module, and keep the epoch's sums so far."""
+        sums = [self.epoch_means.state_dict()]
+        trainer = self._trainer
+        if trainer is not None and trainer.world_size > 1:
+            sums = [sums[0]] * trainer.world_size
+            torch.distributed.all_gather_object(sums, self.epoch_means.state_dict())
         checkpoint[CHECKPOINT_KEY] = {
             "format": CHECKPOINT_FORMAT,
             "stage": self.stage,
             "version": minifold_pl.__version__,
             "model_config": self.model_config,
             "architectures": list(self.architecture_labels),
+            "epoch_means": sums,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -165,6 +206,16 @@ class MinifoldModule(pl.LightningModule):
         """
         check_stage(checkpoint, self.stage, "this checkpoint")
         self.architecture_labels = tuple(checkpoint[CHECKPOINT_KEY]["architectures"])
+        self._take_sums(checkpoint[CHECKPOINT_KEY].get("epoch_means", []))
+
+    def _take_sums(self, sums: list[dict[str, Any]]) -> None:
+        self.epoch_means.reset()
+        trainer = self._trainer
+        ranks, rank = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
+        # With another number of ranks than before the sums of all are still the epoch's.
+        for place, part in enumerate(sums):
+            if place % ranks == rank:
+                self.epoch_means.merge(part)
 
 
 def check_stage(checkpoint: Mapping[str, Any], stage: str | None, name: str) -> Mapping[str, Any]:

@@ -95,10 +95,7 @@ class ContactClassifierModule(MinifoldModule):
             known = batch.cath_class >= 0
             if known.any():
                 right = output.class_logits.argmax(-1)[known] == batch.cath_class[known]
-                self.log(
-                    "train/class_accuracy", right.float().mean(), on_epoch=True, on_step=False,
-                    batch_size=int(known.sum()), sync_dist=True,
-                )  # fmt: skip
+                self.epoch_means.add({"train/class_accuracy": right.float().mean()}, int(known.sum()))
         return total
 
     def validation_step(self, batch: ProteinBatch, batch_idx: int) -> None:

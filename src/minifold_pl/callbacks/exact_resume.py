@@ -1,0 +1,117 @@
+"""Go on in the middle of an epoch as if nothing had happened."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import lightning.pytorch as pl
+from lightning.pytorch.loops.progress import _Progress
+
+
+@runtime_checkable
+class StartsAnywhere(Protocol):
+    """A batch sampler whose next iteration can leave out the first batches of an epoch."""
+
+    def start_at(self, epoch: int, batch: int) -> None:
+        """The next iteration is that of ``epoch`` from ``batch`` on."""
+
+
+class ExactResume(pl.Callback):
+    """Save where the run stands so that a resumed run takes the very next batch, and put the data there.
+
+    Lightning's loops write their counters as they are when a checkpoint is made, which differs from hook to hook,
+    and a resumed epoch reads its data from the start. This callback writes the counters that follow from the
+    place alone, which is one of
+
+    - after batch k of epoch e, nothing due;
+    - after batch k, validation due (its last batch, or ``val_check_interval``) and not finished: the resumed run
+      validates first, from the first chain;
+    - after batch k, validation done, the epoch's end still to come;
+    - between two epochs.
+
+    With accumulation the place must be a window's end, where no gradient is pending.
+
+    It is always on. The loops' fields are Lightning's own (seen with 2.6.6); the tests that resume at every batch
+    would notice another version's.
+    """
+
+    def __init__(self) -> None:
+        self._validated: int | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget the last fit."""
+        self._validated = None
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note that the validation after the last batch is done; it runs before any callback that saves here."""
+        if not trainer.sanity_checking:
+            self._validated = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin the data where the run stands; the loaders were made before the state was read."""
+        loop = trainer.fit_loop
+        epoch = loop.epoch_progress.current.processed
+        batch = loop.epoch_loop.batch_progress.current.ready if loop.restarting else 0
+        if (epoch, batch) == (0, 0):
+            return
+        combined, fetcher = loop._combined_loader, loop._data_fetcher
+        if combined is None or fetcher is None:
+            return
+        for loader in combined.flattened:
+            sampler = getattr(loader, "batch_sampler", None)
+            if isinstance(sampler, StartsAnywhere):
+                sampler.start_at(epoch, batch)
+        iter(fetcher)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Write the counters of the place, and first what was logged up to it."""
+        for logger in trainer.loggers:
+            logger.save()
+        loop = trainer.fit_loop
+        state: dict[str, Any] = checkpoint["loops"]["fit_loop"]
+        epochs: _Progress = loop.epoch_progress
+        batches = loop.epoch_loop.batch_progress
+        if epochs.current.processed >= epochs.current.ready:
+            self._between_epochs(state, epochs.current.processed)
+        else:
+            self._after_batch(trainer, state, batches.total.ready)
+
+    def _between_epochs(self, state: dict[str, Any], epoch: int) -> None:
+        _set(state["epoch_progress"]["current"], epoch)
+        _set(state["epoch_progress"]["total"], epoch)
+        _set(state["epoch_loop.batch_progress"]["current"], 0)
+        _whole(state["epoch_loop.batch_progress"]["total"])
+        state["epoch_loop.batch_progress"]["is_last_batch"] = False
+        for part in ("current", "total"):
+            _set(state["epoch_loop.val_loop.batch_progress"][part], 0)
+
+    def _after_batch(self, trainer: pl.Trainer, state: dict[str, Any], taken: int) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        validated = self._validated == taken
+        due = not validated and loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+        if not due and not validated and not loop._should_accumulate() and _inside_batch(loop.batch_progress):
+            # The loop counts the step after the hooks in which checkpoints are made.
+            state["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+        _whole(state["epoch_loop.batch_progress"]["current"])
+        _whole(state["epoch_loop.batch_progress"]["total"])
+        validation = state["epoch_loop.val_loop.batch_progress"]
+        _set(validation["current"], 0)
+        # One batch begun and not processed is how the loop knows a validation that was cut off.
+        _set(validation["total"], 0)
+        if due:
+            validation["total"].update(ready=1, started=1)
+
+
+def _inside_batch(batches: _Progress) -> bool:
+    return batches.current.completed < batches.current.processed
+
+
+def _set(counts: dict[str, int], value: int) -> None:
+    for name in counts:
+        counts[name] = value
+
+
+def _whole(counts: dict[str, int]) -> None:
+    _set(counts, counts["ready"])
