@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import lightning.pytorch as pl
-from lightning.pytorch.loops.progress import _Progress
+from lightning.pytorch.loops.progress import _ProcessedTracker, _Progress
 
 
 @runtime_checkable
@@ -50,7 +50,7 @@ class ExactResume(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin the data where the run stands; the loaders were made before the state was read."""
         loop = trainer.fit_loop
-        epoch = loop.epoch_progress.current.processed
+        epoch = _processed(loop.epoch_progress)
         batch = loop.epoch_loop.batch_progress.current.ready if loop.restarting else 0
         if (epoch, batch) == (0, 0):
             return
@@ -73,8 +73,8 @@ class ExactResume(pl.Callback):
         state: dict[str, Any] = checkpoint["loops"]["fit_loop"]
         epochs: _Progress = loop.epoch_progress
         batches = loop.epoch_loop.batch_progress
-        if epochs.current.processed >= epochs.current.ready:
-            self._between_epochs(state, epochs.current.processed)
+        if _processed(epochs) >= epochs.current.ready:
+            self._between_epochs(state, _processed(epochs))
         else:
             self._after_batch(trainer, state, batches.total.ready)
 
@@ -105,7 +105,12 @@ class ExactResume(pl.Callback):
 
 
 def _inside_batch(batches: _Progress) -> bool:
-    return batches.current.completed < batches.current.processed
+    return batches.current.completed < _processed(batches)
+
+
+def _processed(progress: _Progress) -> int:
+    # The base class declares a tracker with fewer counters than the loops put in.
+    return cast(_ProcessedTracker, progress.current).processed
 
 
 def _set(counts: dict[str, int], value: int) -> None:

@@ -171,7 +171,7 @@ class MinifoldModule(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log each group's learning rate as it is used."""
         step = self.trainer.global_step
-        if step % self.trainer.log_every_n_steps == 0:
+        if step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set by Lightning's connector
             self.log_now({f"lr/{name}": lr for name, lr in group_rates(optimizer).items()}, step)
 
     # --- labels and checkpoints ------------------------------------------------------------------
