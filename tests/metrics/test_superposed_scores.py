@@ -7,6 +7,7 @@ from minifold_pl.metrics.gdt import gdt_ha_kabsch, gdt_ts_kabsch
 from minifold_pl.metrics.lddt import lddt_ca
 from minifold_pl.metrics.rmsd import rmsd
 from minifold_pl.metrics.tm import tm_kabsch
+from minifold_pl.metrics.tm_search import tm_score
 
 BEST_IS_ONE = [tm_kabsch, gdt_ts_kabsch, gdt_ha_kabsch, lddt_ca]
 POSED = [tm_kabsch, gdt_ts_kabsch, gdt_ha_kabsch, rmsd]
@@ -112,3 +113,24 @@ def test_half_precision_under_autocast_is_scored_in_float32(score, pair):
         under_autocast = score(rounded, true, mask)
     torch.testing.assert_close(under_autocast, score(rounded.float(), true, mask))
     assert under_autocast.dtype == torch.float32
+
+
+@pytest.mark.parametrize("score", [tm_kabsch, tm_score, gdt_ts_kabsch, gdt_ha_kabsch])
+def test_a_length_is_what_the_score_is_normalised_by(score, make_batch, make_walk):
+    true, mask = make_batch([make_walk(40), make_walk(25)])
+    share = score(true, true, mask, length=torch.tensor([80, 25]))
+    torch.testing.assert_close(share, torch.tensor([0.5, 1.0]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("score", [tm_kabsch, tm_score])
+def test_d0_comes_from_the_length(score, pair):
+    pred, true, mask = pair
+    # d0 of 200 residues is 5.3 Å, of 40 it is 1.8 Å: deviations of about 1.7 Å count less.
+    share = 200 * score(pred, true, mask, length=torch.tensor([200, 200])) / mask.sum(-1)
+    assert (share > score(pred, true, mask) + 0.1).all()
+
+
+@pytest.mark.parametrize("score", [tm_kabsch, tm_score, gdt_ts_kabsch])
+def test_a_length_below_the_scored_residues_is_refused(score, pair):
+    with pytest.raises(ValueError, match=r"\[40, 24\].*\[40, 25\]"):
+        score(*pair, length=torch.tensor([40, 24]))

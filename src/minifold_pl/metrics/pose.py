@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from minifold_pl.geometry.precision import full_precision
@@ -27,6 +27,28 @@ def kabsch_distances(
     return distances.where(sound[:, None], torch.inf).where(mask, zero)
 
 
-def masked_mean(values: Float[Tensor, "b l"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, " b"]:
-    """Mean over the valid residues of each chain; NaN where there are none."""
-    return values.where(mask, values.new_zeros(())).sum(-1) / mask.sum(-1)
+def masked_mean(
+    values: Float[Tensor, "b l"], mask: Bool[Tensor, "b l"], length: Int[Tensor, " b"] | None = None
+) -> Float[Tensor, " b"]:
+    """Sum over the valid residues of each chain over ``length``: how many there are, where not given.
+
+    NaN for a chain without valid residues when ``length`` is not given, or 0.
+    """
+    return values.where(mask, values.new_zeros(())).sum(-1) / normaliser(mask, length)
+
+
+def normaliser(mask: Bool[Tensor, "b l"], length: Int[Tensor, " b"] | None) -> Int[Tensor, " b"]:
+    """Residues to normalise a score by: ``length``, or those in ``mask``.
+
+    Raises:
+        ValueError: ``length`` is less than the residues that are scored.
+    """
+    count = mask.sum(-1)
+    if length is None:
+        return count
+    if (length < count).any():
+        raise ValueError(
+            f"length {length.tolist()} is less than the residues in mask, {count.tolist()}; "
+            "give the residues of the whole reference chain, matched or not"
+        )
+    return length

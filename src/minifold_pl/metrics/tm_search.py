@@ -18,6 +18,7 @@ from torch import Tensor
 from minifold_pl.geometry.precision import full_precision
 from minifold_pl.geometry.superpose import superpose
 from minifold_pl.metrics.gdt import GDT_HA_CUTOFFS, GDT_TS_CUTOFFS
+from minifold_pl.metrics.pose import normaliser
 from minifold_pl.metrics.tm import tm_d0
 
 _SMALLEST_RUN = 4
@@ -44,20 +45,27 @@ class SearchedScores(NamedTuple):
 
 
 def tm_score(
-    pred: Float[Tensor, "b l 3"], true: Float[Tensor, "b l 3"], mask: Bool[Tensor, "b l"]
+    pred: Float[Tensor, "b l 3"],
+    true: Float[Tensor, "b l 3"],
+    mask: Bool[Tensor, "b l"],
+    length: Int[Tensor, " b"] | None = None,
 ) -> Float[Tensor, " b"]:
     """TM-score as the TM-score program gives it, 0 to 1; coordinates in Å.
 
-    Normalised by the residues in ``mask``. Agrees with TM-align's value for the same fixed alignment to
-    1e-4. Two unrelated chains score 0.16 to 0.19, 0.5 means the same fold (Xu & Zhang 2010, Bioinformatics
-    26:889). NaN for a chain without residues, 0 for a prediction that is not finite.
+    Normalised by ``length``, d0 included (the residues in ``mask`` where not given). Agrees with TM-align's
+    value for the same fixed alignment to 1e-4. Two unrelated chains score 0.16 to 0.19, 0.5 means the same
+    fold (Xu & Zhang 2010, Bioinformatics 26:889). NaN for a chain without residues, 0 for a prediction that
+    is not finite.
     """
-    return searched_scores(pred, true, mask).tm
+    return searched_scores(pred, true, mask, length).tm
 
 
 @full_precision
 def searched_scores(
-    pred: Float[Tensor, "b l 3"], true: Float[Tensor, "b l 3"], mask: Bool[Tensor, "b l"]
+    pred: Float[Tensor, "b l 3"],
+    true: Float[Tensor, "b l 3"],
+    mask: Bool[Tensor, "b l"],
+    length: Int[Tensor, " b"] | None = None,
 ) -> SearchedScores:
     """TM-score, GDT-TS and GDT-HA from one search.
 
@@ -65,6 +73,7 @@ def searched_scores(
     more. A search gives a lower bound of the true maximum, so a rotated input may differ in the third
     decimal.
     """
+    whole = normaliser(mask, length)
     pred, true, valid = _valid_first(pred, true, mask)
     lengths = valid.sum(-1)
     sound = pred.isfinite().all(-1).all(-1)
@@ -73,7 +82,7 @@ def searched_scores(
     chains, starts, runs = _seeds(lengths.where(sound, torch.zeros_like(lengths)))
     rows = max(1, _RESIDUES_AT_ONCE // max(1, pred.shape[1]))
     for chain, start, run in zip(chains.split(rows), starts.split(rows), runs.split(rows), strict=True):
-        found = _refine(pred[chain], true[chain], valid[chain], start, run)
+        found = _refine(pred[chain], true[chain], valid[chain], whole[chain], start, run)
         best.scatter_reduce_(0, chain[:, None].expand_as(found), found, "amax")
     best[lengths == 0] = torch.nan
     share = dict(zip(_GDT_CUTOFFS, best[:, 1:].unbind(-1), strict=True))
@@ -119,19 +128,20 @@ def _refine(
     pred: Float[Tensor, "r l 3"],
     true: Float[Tensor, "r l 3"],
     valid: Bool[Tensor, "r l"],
+    whole: Int[Tensor, " r"],
     start: Int[Tensor, " r"],
     run: Int[Tensor, " r"],
 ) -> Float[Tensor, "r s"]:
     """The best scores each run leads to: TM, then the share within each GDT cutoff."""
     place = torch.arange(pred.shape[1], device=pred.device)
     selected = (place >= start[:, None]) & (place < (start + run)[:, None])
-    d0 = tm_d0(valid.sum(-1)).to(pred.dtype)
+    d0 = tm_d0(whole).to(pred.dtype)
     near = d0.clamp(*_SEARCH_D0)
     best = pred.new_zeros(len(pred), 1 + len(_GDT_CUTOFFS))
     active = torch.arange(len(pred), device=pred.device)
     for iteration in range(_ITERATIONS + 1):
         distance = (superpose(pred, true, selected) - true).square().sum(-1).sqrt()
-        best[active] = torch.maximum(best[active], _scores(distance, valid, d0))
+        best[active] = torch.maximum(best[active], _scores(distance, valid, d0, whole))
         # The program is strict after the first pose, which rests on a run alone, and lenient from then on.
         chosen = _neighbours(distance, valid, near + (1.0 if iteration else -1.0))
         # Choosing the run again with the strict cutoff settles nothing: the lenient one may add to it.
@@ -139,17 +149,19 @@ def _refine(
         if not moving.any():
             break
         active, pred, true, valid = active[moving], pred[moving], true[moving], valid[moving]
-        selected, d0, near = chosen[moving], d0[moving], near[moving]
+        selected, d0, near, whole = chosen[moving], d0[moving], near[moving], whole[moving]
     return best
 
 
 def _scores(
-    distance: Float[Tensor, "r l"], valid: Bool[Tensor, "r l"], d0: Float[Tensor, " r"]
+    distance: Float[Tensor, "r l"],
+    valid: Bool[Tensor, "r l"],
+    d0: Float[Tensor, " r"],
+    whole: Int[Tensor, " r"],
 ) -> Float[Tensor, "r s"]:
-    count = valid.sum(-1)
     terms = [1 / (1 + (distance / d0[:, None]).square())]
     terms += [(distance <= cutoff).to(distance.dtype) for cutoff in _GDT_CUTOFFS]
-    return torch.stack([(term * valid).sum(-1) / count for term in terms], dim=-1)
+    return torch.stack([(term * valid).sum(-1) / whole for term in terms], dim=-1)
 
 
 def _neighbours(
