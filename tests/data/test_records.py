@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from minifold_pl.data.records import peptide_bonds
+from minifold_pl.data.records import peptide_bonds, split_residue_id
 
 
 def test_residues_of_a_whole_chain_are_joined_and_the_last_one_is_not(make_record):
@@ -50,3 +50,24 @@ def test_ca_distances_of_cis_and_trans_bonds_count_as_joined():
     coords = np.full((3, 4, 3), np.nan, dtype=np.float32)
     coords[:, 1] = [[0, 0, 0], [2.95, 0, 0], [6.75, 0, 0]]
     assert peptide_bonds(coords).tolist() == [True, True, False]
+
+
+def test_residue_numbers_are_as_many_as_residues_and_of_one_form(make_record):
+    record = make_record("a", 3, residue_ids=("-3", "12", "12A"))
+    assert [split_residue_id(i) for i in record.residue_ids] == [(-3, ""), (12, ""), (12, "A")]
+    with pytest.raises(ValueError, match="2 residue numbers for 3 residues"):
+        make_record("a", 3, residue_ids=("1", "2"))
+    for bad in ("", "A", "1AB", "1.5", " 1", "1\n", "٣"):
+        with pytest.raises(ValueError, match="is not an integer with at most one letter"):
+            make_record("a", 1, residue_ids=(bad,))
+        with pytest.raises(ValueError, match="is not an integer with at most one letter"):
+            split_residue_id(bad)
+
+
+def test_a_chain_without_any_atom_is_a_sequence_only(make_record):
+    coords = np.full((5, 4, 3), np.nan, dtype=np.float32)
+    assert make_record("a", 5, coords=coords).sequence_only
+    coords[2, 0] = [1, 2, np.nan]
+    assert make_record("a", 5, coords=coords).sequence_only
+    coords[2, 1] = 1.0
+    assert not make_record("a", 5, coords=coords).sequence_only

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +24,8 @@ TEST: Final = "test"
 NO_SPLIT: Final = "none"
 SPLITS: Final = (TRAIN, VALIDATION, TEST, NO_SPLIT)
 """Where a chain may belong; ``none`` is kept in the store and used by no loader unless asked."""
+
+_RESIDUE_ID: Final = re.compile(r"(-?[0-9]{1,9})([A-Za-z]?)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,9 @@ class ChainRecord:
     """Chains with the same value are similar in sequence; None where unknown."""
     representative: bool = False
     """True for the one chain that stands for its cluster."""
+    residue_ids: tuple[str, ...] = ()
+    """The author's residue numbers with their insertion codes, ``-3``, ``12``, ``12A``; empty where unknown,
+    and the residues then count from 1."""
 
     def __post_init__(self) -> None:
         length = len(self.sequence)
@@ -64,9 +70,32 @@ class ChainRecord:
             raise ValueError(f"{self.name}: breaks {self.breaks} must lie in 0…{length - 2}")
         if self.split not in SPLITS:
             raise ValueError(f"{self.name}: split {self.split!r} is none of {', '.join(SPLITS)}")
+        if self.residue_ids and len(self.residue_ids) != length:
+            raise ValueError(f"{self.name}: {len(self.residue_ids)} residue numbers for {length} residues")
+        if self.residue_ids and (bad := [i for i in self.residue_ids if not _RESIDUE_ID.fullmatch(i)]):
+            raise ValueError(
+                f"{self.name}: residue number {bad[0]!r} is not an integer with at most one letter after it"
+            )
 
     def __len__(self) -> int:
         return len(self.sequence)
+
+    @property
+    def sequence_only(self) -> bool:
+        """No atom of the chain is known."""
+        return bool(np.isnan(self.coords).any(-1).all())
+
+
+def split_residue_id(residue_id: str) -> tuple[int, str]:
+    """Number and insertion code (empty where there is none) of ``12``, ``-3`` or ``12A``.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    match = _RESIDUE_ID.fullmatch(residue_id)
+    if match is None:
+        raise ValueError(f"residue number {residue_id!r} is not an integer with at most one letter after it")
+    return int(match[1]), match[2]
 
 
 def peptide_bonds(coords: Float[np.ndarray, "l 4 3"], breaks: tuple[int, ...] = ()) -> Bool[np.ndarray, " l"]:
