@@ -17,10 +17,12 @@ http://download.cathdb.info/cath/releases.
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -157,9 +159,9 @@ def _read_file(path: Path, table: DomainTable) -> None:
 def _lines(path: Path) -> Iterator[str]:
     with path.open("rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
-    opened = gzip.open(path, "rt", encoding="utf-8") if compressed else path.open(encoding="utf-8")
-    with opened as text:
-        yield from text
+        file.seek(0)
+        with io.TextIOWrapper(gzip.GzipFile(fileobj=file) if compressed else file, encoding="utf-8") as text:
+            yield from text
 
 
 def parse_line(words: list[str]) -> list[Domain] | None:
@@ -280,9 +282,7 @@ def _places(residue_ids: tuple[str, ...], segments: Iterable[Segment]) -> list[i
 
 def _piece(record: ChainRecord, places: list[int], domain: Domain) -> ChainRecord:
     joints = set(record.breaks)
-    breaks = tuple(
-        k for k, (i, j) in enumerate(zip(places, places[1:], strict=False)) if j != i + 1 or i in joints
-    )
+    breaks = tuple(k for k, (i, j) in enumerate(pairwise(places)) if j != i + 1 or i in joints)
     return replace(
         record,
         name=domain.name,
