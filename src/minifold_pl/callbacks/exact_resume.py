@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any, Protocol, cast, runtime_checkable
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.loops.progress import _ProcessedTracker, _Progress
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from minifold_pl.run.halt import RetryLater
 
 
 @runtime_checkable
@@ -37,10 +41,21 @@ class ExactResume(pl.Callback):
 
     def __init__(self) -> None:
         self._validated: int | None = None
+        self._world = 1
+        self._saved_world: int | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forget the last fit."""
         self._validated = None
+        self._world = trainer.world_size
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many processes the batches of an epoch were divided among."""
+        return {"world": self._world}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Note how many there were."""
+        self._saved_world = int(state_dict["world"])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note that the validation after the last batch is done; it runs before any callback that saves here."""
@@ -51,7 +66,8 @@ class ExactResume(pl.Callback):
         """Begin the data where the run stands; the loaders were made before the state was read."""
         loop = trainer.fit_loop
         epoch = _processed(loop.epoch_progress)
-        batch = loop.epoch_loop.batch_progress.current.ready if loop.restarting else 0
+        batch = self._batch(trainer) if loop.restarting else 0
+        self._agree(trainer, (epoch, batch, trainer.global_step))
         if (epoch, batch) == (0, 0):
             return
         combined, fetcher = loop._combined_loader, loop._data_fetcher
@@ -77,6 +93,35 @@ class ExactResume(pl.Callback):
             self._between_epochs(state, _processed(epochs))
         else:
             self._after_batch(trainer, state, batches.total.ready)
+
+    def _batch(self, trainer: pl.Trainer) -> int:
+        """The batch to begin with; with other processes than before, the one at the same share of the epoch."""
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        batch = progress.current.ready
+        before = self._saved_world or self._world
+        if not batch or before == self._world:
+            return batch
+        moved = batch * before // self._world
+        moved -= moved % trainer.accumulate_grad_batches
+        rank_zero_warn(
+            f"this run had {before} processes and has {self._world} now: from here on its batches are not those "
+            f"of the undisturbed run; the epoch goes on at batch {moved} instead of {batch}"
+        )
+        current = progress.current
+        current.reset()
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(current, name, moved)
+        return moved
+
+    def _agree(self, trainer: pl.Trainer, place: tuple[int, int, int]) -> None:
+        """All ranks go on from the same place, or none does: their collectives would not meet."""
+        if trainer.world_size == 1:
+            return
+        places = [place] * trainer.world_size
+        torch.distributed.all_gather_object(places, place)
+        if len(set(places)) > 1:
+            told = ", ".join(f"rank {rank}: {found}" for rank, found in enumerate(places))
+            raise RetryLater(f"the ranks read different checkpoints (epoch, batch, step of {told})")
 
     def _between_epochs(self, state: dict[str, Any], epoch: int) -> None:
         _set(state["epoch_progress"]["current"], epoch)
