@@ -35,17 +35,26 @@ def test_a_model_that_cannot_sample_is_refused(tiny, make_trainer) -> None:
         make_trainer(DDIMEvaluator(every_n_epochs=1), max_epochs=1).fit(tiny)
 
 
-def test_it_is_due_every_nth_epoch_and_in_the_last() -> None:
+@pytest.mark.parametrize("steps", [-1, 40])
+def test_it_is_due_every_nth_epoch_and_in_the_last(steps) -> None:
     evaluator = DDIMEvaluator(every_n_epochs=3)
 
-    def due(epoch: int, fn: str = "fit") -> bool:
-        trainer = SimpleNamespace(current_epoch=epoch - 1, max_epochs=8, state=SimpleNamespace(fn=fn))
-        return evaluator._due(trainer)
+    def due(batch: int, fn: str = "fit", last: bool = True) -> bool:
+        loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(is_last_batch=last)))
+        trainer = SimpleNamespace(
+            current_epoch=(batch - 1) // 5, max_epochs=8 if steps < 0 else -1, max_steps=steps, global_step=batch,
+            state=SimpleNamespace(fn=fn), fit_loop=loop,
+        )  # fmt: skip
+        found = evaluator._due(trainer)
+        if found:
+            evaluator._history.append({"step": batch, "finished": trainer.current_epoch + last})
+        return found
 
-    assert [epoch for epoch in range(1, 9) if due(epoch)] == [3, 6, 8]
-    assert not due(3, fn="validate")
-    evaluator.every_n_epochs = 0
-    assert not due(8)
+    assert [epoch for epoch in range(1, 9) if due(5 * epoch)] == [3, 6, 8]
+    evaluator._history.clear()
+    # Validations in the middle of epochs: the first one after three whole epochs.
+    assert [batch for batch in range(2, 40, 2) if due(batch, last=batch % 5 == 0)] == [16, 30]
+    assert not due(40, fn="validate")
 
 
 def test_the_table_shows_whole_intervals(capsys) -> None:

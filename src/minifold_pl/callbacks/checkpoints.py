@@ -8,6 +8,8 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from minifold_pl.callbacks.ddim_evaluator import awaited
+
 
 class _InRunFolder(ModelCheckpoint):
     """Writes to ``checkpoints/`` of the run folder unless told otherwise."""
@@ -81,3 +83,8 @@ class BestCheckpoint(_InRunFolder):
             enable_version_counter=False,
             save_on_train_epoch_end=False,
         )
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Judge this validation, unless the monitored score was not measured in it."""
+        if not awaited(trainer, str(self.monitor)):
+            super().on_validation_end(trainer, pl_module)

@@ -3,54 +3,70 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
+from minifold_pl.callbacks import ddim_scores
+from minifold_pl.callbacks.ddim_scores import MODEL, SEQUENCE, Rows, choose_chains, share_of
+from minifold_pl.callbacks.ddim_table import print_table, summary_line
+from minifold_pl.callbacks.ema import EMA
 from minifold_pl.callbacks.structure_files import write_structures
+from minifold_pl.checkpoint.atomic import atomic_write_text
 from minifold_pl.data.collate import collate
 from minifold_pl.data.dataset import ChainDataset
-from minifold_pl.diffusion.draws import keyed_generator
-from minifold_pl.metrics import baselines
 from minifold_pl.metrics.bootstrap import Interval, bootstrap_interval
-from minifold_pl.metrics.structure import structure_scores
 from minifold_pl.modules.diffusion import DiffusionModule
 from minifold_pl.modules.sampling import SamplerConfig
-from minifold_pl.types import ProteinBatch
+from minifold_pl.run import stop
 
-MODEL = "model"
-SEES_THE_ANSWER = ("mirrored truth",)
-OTHER_CHAINS = 8
-"""Draws of another random chain for each target; their mean stands in the table."""
-COLUMNS = ("tm_kabsch", "rmsd", "lddt_ca")
-"""What the table shows; ``ddim.jsonl`` has every score."""
+RECORDS = "ddim.jsonl"
+_LOGGED = ("ddim/", "baseline/", f"{SEQUENCE}/", f"{SEQUENCE}_gain/")
+"""How the names of logged values begin."""
 
 
 class DDIMEvaluator(pl.Callback):
     """Every n-th epoch: full-length samples of the same validation chains from the same noise, scored.
 
-    It runs inside validation, so with the averaged weights where :class:`~minifold_pl.callbacks.ema.EMA` is used.
-    Logs ``ddim/{score}`` and ``baseline/{row}/{score}``; writes ``ddim.jsonl`` with 95 % intervals and every setting
-    to the run folder, prints a line an evaluation and a table at the end.
+    It runs inside validation, so with the averaged weights where :class:`~minifold_pl.callbacks.ema.EMA` keeps them.
+    Logs, as means over the chains,
+
+    - ``ddim/{score}``: ``tm_score`` and the GDTs (maximised over superpositions), ``tm_kabsch``, ``rmsd``,
+      ``lddt_ca``, ``rg_ratio``, ``ca_bond_share``, …, and from two samples of a chain on their ``diversity``;
+    - ``ddim/x0_tm_t025`` … ``ddim/x0_tm_t975``: TM (least RMSD) of one step from a chain noised to that timestep;
+    - ``val/sequence/real``, ``…/shuffled``, ``…/mask``: the structural losses of one step at t ≥ 700 with each
+      sequence, and ``val/sequence_gain/shuffled``, ``…/mask``: what the real one gains, above 0 where it is read;
+    - ``baseline/{row}/{score}``: the same for predictions that need no model. They never change.
+
+    Any of them can be what ``best`` and ``patience`` monitor, which then look at the validations with an evaluation.
+    ``ddim.jsonl`` in the run folder has each with 95 % intervals and every setting, a line an evaluation; the last is
+    printed as a table at the end.
+
+    Chains, noise and shuffles are functions of ``seed`` and of the chain's name: nothing is drawn from the global
+    random state, which training goes on with untouched. Under DDP each chain is sampled on one rank, and every
+    rank logs the scores of all. Switched off it does nothing at all.
 
     .. code-block:: yaml
 
         ddim: {every_n_epochs: 5, chains: 32}
+        best: {monitor: ddim/tm_score, mode: max}
 
     Args:
-        every_n_epochs: Epochs between evaluations; 0 never evaluates.
+        every_n_epochs: Evaluate in the first validation after every n-th epoch, and in the last epoch; 0 for not.
         chains: How many validation chains; the same ones each time.
-        batch_size: Chains sampled at once.
+        batch_size: Chains sampled at once, on each rank.
+        samples: Structures of each chain; scores are their means. Their diversity needs 2.
         sampler: Settings; the module's own where null.
-        save: How many of the samples to write, as PDB files in ``samples/epoch-…`` of the run folder.
-        seed: Seed of the choice of chains and of the noise.
+        searched: Also the scores that are maximised over superpositions, as the TM-score program's are.
+        one_step: Also the one-step scores, beside the floor of a smoother that knows no sequence.
+        sequence_test: Also one step with shuffled and MASK sequences at t ≥ 700: does the model read the sequence?
+        save: How many of the samples to write, as PDB files in ``samples/`` of the run folder.
+        seed: Seed of the choice of chains and of all noise.
     """
 
     def __init__(
@@ -58,30 +74,66 @@ class DDIMEvaluator(pl.Callback):
         every_n_epochs: int = 0,
         chains: int = 32,
         batch_size: int = 16,
+        samples: int = 2,
         sampler: SamplerConfig | None = None,
+        searched: bool = True,
+        one_step: bool = True,
+        sequence_test: bool = True,
         save: int = 4,
         seed: int = 0,
     ) -> None:
-        if every_n_epochs < 0:
-            raise ValueError(f"every_n_epochs must not be negative, got {every_n_epochs}")
-        if chains < 1 or batch_size < 1:
-            raise ValueError(f"chains and batch_size must be at least 1, got {chains} and {batch_size}")
+        for name, value in (("every_n_epochs", every_n_epochs), ("save", save)):
+            if value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+        for name, value in (("chains", chains), ("batch_size", batch_size), ("samples", samples)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         self.every_n_epochs = every_n_epochs
         self.chains = chains
         self.batch_size = batch_size
+        self.samples = samples
         self.sampler = sampler
+        self.searched = searched
+        self.one_step = one_step
+        self.sequence_test = sequence_test
         self.save = save
         self.seed = seed
         self._history: list[dict[str, Any]] = []
+        self._unfinished: dict[str, Any] | None = None
         self._rows: dict[str, dict[str, Interval]] = {}
+        self._baselines: Rows | None = None
+
+    # --- state -----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """What was measured so far."""
-        return {"history": self._history}
+        """The evaluations of finished validations; one that is cut off is repeated."""
+        return {"history": list(self._history)} if self.every_n_epochs else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with it."""
-        self._history = list(state_dict["history"])
+        """Go on with them."""
+        self._history = list(state_dict.get("history", ()))
+
+    # --- when ------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget records of steps that will be taken again.
+
+        Raises:
+            ValueError: the module does not sample structures, or the data cannot say which chains it validates on.
+        """
+        if not self.every_n_epochs:
+            return
+        if not isinstance(pl_module, DiffusionModule):
+            raise ValueError(
+                f"DDIMEvaluator samples a DiffusionModule, not a {type(pl_module).__name__}; "
+                "set ddim.every_n_epochs to 0"
+            )
+        _validation_chains(trainer)
+        self._baselines = None
+        self._history = [past for past in self._history if past["step"] <= trainer.global_step]
+        self._unfinished = None
+        if trainer.is_global_zero:
+            _forget_after(self._records(trainer), trainer.global_step)
 
     def on_validation_batch_end(
         self,
@@ -93,133 +145,147 @@ class DDIMEvaluator(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Evaluate after the last batch: the averaged weights are in place, whatever the order of callbacks."""
-        if trainer.sanity_checking or not self._due(trainer):
+        if not self.every_n_epochs or trainer.sanity_checking or not self._due(trainer):
             return
         if batch_idx + 1 != trainer.num_val_batches[dataloader_idx]:
             return
-        if not isinstance(pl_module, DiffusionModule):
-            raise ValueError(f"DDIMEvaluator samples a DiffusionModule, not a {type(pl_module).__name__}")
+        assert isinstance(pl_module, DiffusionModule)
         values = self._evaluate(trainer, pl_module)
         pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The evaluation counts from here on, before any callback that saves here."""
+        if self._unfinished is not None:
+            self._history.append(self._unfinished)
+            self._unfinished = None
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the last evaluation as a table."""
         if self._rows and trainer.is_global_zero:
             print_table(self._title(pl_module), self._rows)
 
+    def gives(self, name: str) -> bool:
+        """Whether ``name`` is a value that it logs."""
+        return self.every_n_epochs > 0 and name.startswith(_LOGGED)
+
+    def measured_at(self, step: int) -> bool:
+        """Whether the last evaluation was after this optimizer step."""
+        return self._last("step") == step
+
     def _due(self, trainer: pl.Trainer) -> bool:
-        if self.every_n_epochs == 0 or trainer.state.fn != "fit":
+        if trainer.state.fn != "fit":
             return False
-        epoch = trainer.current_epoch + 1
-        return epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs
+        finished = _finished_epochs(trainer)
+        if finished == trainer.max_epochs or trainer.global_step == trainer.max_steps:
+            return True
+        return finished // self.every_n_epochs > self._last("finished") // self.every_n_epochs
+
+    def _last(self, what: str) -> int:
+        return int(self._history[-1][what]) if self._history else 0
+
+    # --- what ------------------------------------------------------------------------------------
 
     def _evaluate(self, trainer: pl.Trainer, module: DiffusionModule) -> dict[str, float]:
-        chains: ChainDataset = trainer.datamodule.validation_chains  # type: ignore[attr-defined]
+        chains = _validation_chains(trainer)
         chosen = choose_chains(chains, self.chains, self.seed)
-        share = chosen[trainer.global_rank :: trainer.world_size]
-        scores = self._scores(module, chains, share)
-        gathered = _gather(trainer, scores)
-        self._rows = {row: intervals(values) for row, values in gathered.items()}
-        record = {
+        share = share_of(chains, chosen, trainer.global_rank, trainer.world_size)
+        rows, structures = self._scores(trainer, module, chains, share)
+        saved = {i: structures[i] for i in chosen[: self.save] if i in structures}
+        rows, saved = _gathered(trainer, _Share(share, rows, saved), chosen)
+        self._rows = {row: intervals(values) for row, values in rows.items()}
+        self._unfinished = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
-            "chains": len(chosen),
-            **self._settings(module),
-            "scores": {row: {k: v._asdict() for k, v in cells.items()} for row, cells in self._rows.items()},
+            "finished": _finished_epochs(trainer),
         }
-        self._history.append({"epoch": record["epoch"], "tm_kabsch": self._rows[MODEL]["tm_kabsch"].mean})
         if trainer.is_global_zero:
-            with open(Path(trainer.default_root_dir) / "ddim.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-            print(f"  {self._line(len(chosen))}", flush=True)
-        values = {f"ddim/{name}": cell.mean for name, cell in self._rows[MODEL].items()}
-        for row, cells in self._rows.items():
-            if row != MODEL:
-                values |= {f"baseline/{row.replace(' ', '_')}/{k}": v.mean for k, v in cells.items()}
-        return values
+            record = {
+                "epoch": trainer.current_epoch + 1,
+                "step": trainer.global_step,
+                "chains": len(chosen),
+                **self._settings(trainer, module),
+                "scores": {
+                    row: {k: _plain(v) for k, v in cells.items()} for row, cells in self._rows.items()
+                },
+            }
+            self._write(trainer, module, chains, saved)
+            _replace(self._records(trainer), record)
+            print(f"  {summary_line(len(chosen), self._rows)}", flush=True)
+        return named_values(self._rows)
 
     def _scores(
-        self, module: DiffusionModule, chains: ChainDataset, share: Sequence[int]
-    ) -> dict[str, dict[str, Tensor]]:
-        gathered: dict[str, list[dict[str, Tensor]]] = {}
-        pool = {i: torch.as_tensor(chains[i].coords[:, 1]) for i in choose_chains(chains, 256, self.seed)}
-        for start in range(0, len(share), self.batch_size):
-            indices = share[start : start + self.batch_size]
-            batch = collate([chains[i] for i in indices]).to(module.device)
-            sampled = module.sample(batch, self.sampler, seed=self.seed, keys=batch.names)
-            if start == 0 and self.save and module.trainer.is_global_zero:
-                self._write(module, batch, sampled.x0)
-            for row, guesses in {MODEL: [sampled.x0], **self._baselines(batch, indices, pool)}.items():
-                gathered.setdefault(row, []).append(_mean_scores(guesses, batch))
-        return {
-            row: {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
-            for row, parts in gathered.items()
-        }
+        self, trainer: pl.Trainer, module: DiffusionModule, chains: ChainDataset, share: list[int]
+    ) -> tuple[Rows, dict[int, Tensor]]:
+        rows, structures = ddim_scores.sampled_rows(
+            module, chains, share, self.sampler, samples=self.samples, batch_size=self.batch_size,
+            searched=self.searched, seed=self.seed,
+            between_batches=_leave_where_asked if trainer.world_size == 1 else lambda: None,
+        )  # fmt: skip
+        if self.one_step:
+            found = ddim_scores.one_step_rows(
+                module,
+                chains,
+                share,
+                batch_size=self.batch_size,
+                sequence_test=self.sequence_test,
+                seed=self.seed,
+            )
+            rows = {row: {**rows.get(row, {}), **scores} for row, scores in {**rows, **found}.items()}
+        if self._baselines is None:
+            self._baselines = ddim_scores.baseline_rows(
+                module, chains, share, batch_size=self.batch_size, searched=self.searched,
+                with_wiener=self.one_step, seed=self.seed,
+            )  # fmt: skip
+        return {**rows, **self._baselines}, structures
 
-    def _write(self, module: DiffusionModule, batch: ProteinBatch, ca: Tensor) -> None:
-        folder = Path(module.trainer.default_root_dir) / "samples" / f"epoch-{module.current_epoch + 1:03d}"
-        settings = ", ".join(f"{name} {value:g}" for name, value in self._settings(module).items())
-        write_structures(folder, batch[: self.save], ca[: self.save], set(), [f"DDIM, {settings}"])
+    def _write(
+        self, trainer: pl.Trainer, module: DiffusionModule, chains: ChainDataset, saved: Mapping[int, Tensor]
+    ) -> None:
+        if not saved:
+            return
+        batch = collate([chains[i] for i in saved])
+        ca = torch.zeros(len(batch), batch.residue_mask.shape[1], 3)
+        for row, structure in zip(ca, saved.values(), strict=True):
+            row[: len(structure)] = structure
+        settings = ", ".join(f"{name} {value}" for name, value in self._settings(trainer, module).items())
+        folder = Path(trainer.default_root_dir) / "samples" / f"epoch-{trainer.current_epoch + 1:03d}"
+        write_structures(
+            folder, batch, ca, set(), [f"DDIM, optimizer step {trainer.global_step}, {settings}"]
+        )
 
-    def _baselines(
-        self, batch: ProteinBatch, indices: Sequence[int], pool: Mapping[int, Tensor]
-    ) -> dict[str, list[Tensor]]:
-        ca, mask = batch.ca.float(), batch.ca_mask
-        generators = [keyed_generator(self.seed, "random_chain", name) for name in batch.names]
-        others = []
-        for _ in range(OTHER_CHAINS):
-            rows = [
-                baselines.random_chain(
-                    ca[k : k + 1],
-                    mask[k : k + 1],
-                    [other for j, other in pool.items() if j != i] or [ca[k].cpu()],
-                    generators[k : k + 1],
-                )
-                for k, i in enumerate(indices)
-            ]
-            others.append(torch.cat(rows))
-        return {
-            "other chain": others,
-            "centroid": [baselines.centroid(ca, mask)],
-            "ideal helix": [baselines.ideal_helix(ca, mask)],
-            "mirrored truth": [baselines.mirrored_truth(ca, mask)],
-        }
+    def _records(self, trainer: pl.Trainer) -> Path:
+        return Path(trainer.default_root_dir) / RECORDS
 
-    def _settings(self, module: pl.LightningModule) -> dict[str, Any]:
+    def _settings(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
         assert isinstance(module, DiffusionModule)
         sampler = self.sampler or module.sampler
         return {
             "steps": sampler.steps,
             "eta": sampler.eta,
             "guidance": sampler.guidance,
+            "guidance_space": sampler.guidance_space,
+            "self_condition": sampler.self_condition,
+            "samples": self.samples,
             "seed": self.seed,
+            "weights": "raw" if _averages(trainer) is None else "ema",
         }
 
-    def _line(self, count: int) -> str:
-        cells = [f"{row} {_cell(cells['tm_kabsch'])}" for row, cells in self._rows.items()]
-        return f"TM of {count} held-out chains: " + " · ".join(cells)
-
     def _title(self, module: pl.LightningModule) -> str:
-        s = self._settings(module)
+        s = self._settings(module.trainer, module)
         return (
-            f"held-out chains, epoch {self._history[-1]['epoch']}: DDIM-{s['steps']}, eta {s['eta']:g}, "
-            f"guidance {s['guidance']:g}, seed {s['seed']}"
+            f"held-out chains, epoch {self._last('epoch')}: n = {self._rows[MODEL]['tm_kabsch'].n}, "
+            f"DDIM-{s['steps']}, eta {s['eta']:g}, guidance {s['guidance']:g}, seed {s['seed']}"
         )
 
 
-def _mean_scores(guesses: Sequence[Tensor], batch: ProteinBatch) -> dict[str, Tensor]:
-    """Scores of each chain, as means over several guesses at it."""
-    found = [structure_scores(ca.float(), batch.ca.float(), batch.ca_mask, batch.bonded) for ca in guesses]
-    return {name: torch.stack([scores[name].float().cpu() for scores in found]).mean(0) for name in found[0]}
+def awaited(trainer: pl.Trainer, name: str) -> bool:
+    """Whether ``name`` is a score of an evaluator that this validation did not measure.
 
-
-def choose_chains(chains: ChainDataset, count: int, seed: int) -> list[int]:
-    """Up to ``count`` chains of a dataset, the same ones for the same seed; cropped ones only where all are."""
-    generator = keyed_generator(seed, "choose_chains")
-    order = torch.randperm(len(chains), generator=generator).tolist()
-    uncropped = chains.store.lengths[chains.indices] == chains.lengths
-    whole = [i for i in order if uncropped[i]]
-    return sorted((whole or order)[:count])
+    What monitors it has then nothing to judge by: neither an old value nor a missing one means anything.
+    """
+    callbacks = getattr(trainer, "callbacks", ())
+    givers = [c for c in callbacks if isinstance(c, DDIMEvaluator) and c.gives(name)]
+    return bool(givers) and not any(c.measured_at(trainer.global_step) for c in givers)
 
 
 def intervals(scores: Mapping[str, Tensor]) -> dict[str, Interval]:
@@ -227,37 +293,96 @@ def intervals(scores: Mapping[str, Tensor]) -> dict[str, Interval]:
     return {name: bootstrap_interval(values) for name, values in scores.items()}
 
 
-def print_table(title: str, rows: Mapping[str, Mapping[str, Interval]]) -> None:
-    """Scores as a table, the model first."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for column in COLUMNS:
-        table.add_column(column, justify="right", no_wrap=True)
+class _Share(NamedTuple):
+    """What one rank found."""
+
+    indices: list[int]
+    rows: Rows
+    saved: dict[int, Tensor]
+
+
+def named_values(rows: Mapping[str, Mapping[str, Interval]]) -> dict[str, float]:
+    """The means under the names that are logged; what no chain defines is left out."""
+    values = {}
     for row, cells in rows.items():
-        name = f"{row}*" if row in SEES_THE_ANSWER else row
-        style = "bold" if row == MODEL else None
-        table.add_row(
-            name, *(_cell(cells[column], 2 if column == "rmsd" else 3) for column in COLUMNS), style=style
+        prefix = "ddim" if row == MODEL else f"baseline/{row.replace(' ', '_')}"
+        for name, cell in cells.items():
+            if cell.n:
+                values[ddim_scores.sequence_name(row, name) or f"{prefix}/{name}"] = cell.mean
+    return values
+
+
+def _gathered(trainer: pl.Trainer, mine: _Share, chosen: list[int]) -> tuple[Rows, dict[int, Tensor]]:
+    """The rows of all ranks, the chains in the order of ``chosen``: the same on every rank and for any number."""
+    parts = [mine]
+    if trainer.world_size > 1:
+        gathered: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(gathered, tuple(mine))
+        parts = [_Share(*part) for part in gathered]
+    filled = [part for part in parts if part.indices]
+    place = {i: k for k, i in enumerate(i for part in filled for i in part.indices)}
+    order = torch.tensor([place[i] for i in chosen])
+    rows = ddim_scores.joined([part.rows for part in filled])
+    saved = {i: part.saved[i] for i in chosen for part in filled if i in part.saved}
+    return {row: {k: v[order] for k, v in scores.items()} for row, scores in rows.items()}, saved
+
+
+def _averages(trainer: pl.Trainer) -> EMA | None:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning's connector
+        if isinstance(callback, EMA) and callback.decay > 0:
+            return callback
+    return None
+
+
+def _finished_epochs(trainer: pl.Trainer) -> int:
+    """Epochs whose last batch is taken."""
+    return trainer.current_epoch + int(trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
+
+
+def _validation_chains(trainer: pl.Trainer) -> ChainDataset:
+    chains = getattr(getattr(trainer, "datamodule", None), "validation_chains", None)
+    if not isinstance(chains, ChainDataset):
+        raise ValueError(
+            "DDIMEvaluator takes its chains from the data module's validation_chains; train with a "
+            "ProteinDataModule, or set ddim.every_n_epochs to 0"
         )
-    table.caption = "mean [95 % bootstrap interval]; * sees the answer. TM at the RMSD-optimal superposition."
-    console = Console()
-    # Narrower and the intervals would be cut; elsewhere than on a terminal nothing says how wide to be.
-    console.width = max(console.width, 96)
-    console.print(table)
+    return chains
 
 
-def _cell(cell: Interval, digits: int = 3) -> str:
-    mean, low, high = (f"{value:.{digits}f}" for value in (cell.mean, cell.low, cell.high))
-    return f"{mean} [{low}–{high}]"
+def _leave_where_asked() -> None:
+    name = stop.requested()
+    if name is not None:
+        raise stop.RunInterrupted(name)
 
 
-def _gather(trainer: pl.Trainer, scores: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-    if trainer.world_size == 1:
-        return scores
-    parts: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(parts, scores)
-    filled = [part for part in parts if part]
-    return {
-        row: {name: torch.cat([part[row][name] for part in filled]) for name in filled[0][row]}
-        for row in filled[0]
-    }
+def _plain(cell: Interval) -> dict[str, float | None]:
+    """JSON has no NaN."""
+    return {k: v if isfinite(v) else None for k, v in cell._asdict().items()}
+
+
+def _forget_after(path: Path, step: int) -> None:
+    lines = _lines(path)
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    if len(kept) != len(lines):
+        atomic_write_text(path, "".join(kept))
+
+
+def _replace(path: Path, record: Mapping[str, Any]) -> None:
+    """Add a record; of one step there is one."""
+    kept = [line for line in _lines(path) if json.loads(line)["step"] != record["step"]]
+    atomic_write_text(path, "".join([*kept, json.dumps(record) + "\n"]))
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [line for line in lines if _is_record(line)]
+
+
+def _is_record(line: str) -> bool:
+    """A line that a kill cut off is none."""
+    try:
+        return line.endswith("\n") and "step" in json.loads(line)
+    except json.JSONDecodeError:
+        return False

@@ -6,11 +6,14 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
+from minifold_pl.callbacks.ddim_evaluator import awaited
+
 
 class Patience(EarlyStopping):
     """Early stopping that knows the words of the training table: ``NEW BEST`` and ``pat n``.
 
-    Its count survives a resume. Logs ``patience/wait``.
+    Its count survives a resume. Logs ``patience/wait``. A score of the DDIM evaluator counts in the validations that
+    measured it.
 
     .. code-block:: yaml
 
@@ -35,17 +38,20 @@ class Patience(EarlyStopping):
             check_on_train_epoch_end=False,
             verbose=False,
         )
+        self._judged = True
 
     @property
     def status(self) -> str:
-        """``NEW BEST`` or ``pat n`` for the last validation, nothing before the first."""
-        if not torch.isfinite(self.best_score):
+        """``NEW BEST`` or ``pat n`` for the last validation, nothing before the first or where it gave no score."""
+        if not self._judged or not torch.isfinite(self.best_score):
             return ""
         return "NEW BEST" if self.wait_count == 0 else f"pat {self.wait_count}"
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count, then log the count."""
-        super().on_validation_end(trainer, pl_module)
+        self._judged = not awaited(trainer, self.monitor)
+        if self._judged:
+            super().on_validation_end(trainer, pl_module)
         if trainer.sanity_checking:
             return
         for logger in trainer.loggers:

@@ -119,6 +119,17 @@ def one_step(
     )
 
 
+def noised_chains(
+    module: DiffusionModule, batch: ProteinBatch, times: Sequence[int], *, seed: int
+) -> Float[Tensor, "k b l 3"]:
+    """The x_t of :func:`one_step`, Å: all that a predictor without sequence has to go by."""
+    times = check_times(times, module.noise_schedule.timesteps)
+    x0 = module.target(batch).x0.repeat(len(times), 1, 1)
+    draws = _draws(batch, times, seed)
+    noised = add_noise(x0, draws.t, draws.noise, module.noise_schedule)
+    return to_angstrom(noised).unflatten(0, (len(times), len(batch)))
+
+
 def structure_loss(module: DiffusionModule, step: OneStep) -> Float[Tensor, "k b"]:
     """The structural part of the module's total at final weights, of each chain."""
     return step.structure_loss(final_weights(module.loss_weights))
