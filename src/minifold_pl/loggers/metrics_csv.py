@@ -1,27 +1,37 @@
-"""``metrics.csv``: every logged number, one row a step, whole across restarts."""
+"""``metrics.csv`` and ``perf.csv``: every logged number, one row a step, whole across restarts."""
 
 from __future__ import annotations
 
-import csv
+import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from time import monotonic
+from typing import Any, Final
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from minifold_pl.checkpoint.atomic import atomic_write_text
+from minifold_pl.loggers.csv_table import EPOCH, STEP, CsvTable
+from minifold_pl.run.events import append_event
+from minifold_pl.run.fence import may_write
 
-STEP = "step"
+PERFORMANCE: Final = "perf/"
+"""Names of what depends on the machine and the moment: times, memory, throughput."""
+_FLUSH_EVERY = 10.0
+"""Seconds; what is newer may be in memory only, and a checkpoint puts all of it on the disk."""
 
 
 class MetricsCSV(Logger):
     """A CSV logger for runs that are killed and resumed.
 
+    ``metrics.csv`` is a function of the training alone: a run that was killed and resumed, however often, ends
+    with the bytes of the run that was not. So what differs from run to run, every name that begins with ``perf/``,
+    goes to ``perf.csv`` beside it.
+
     Rows are keyed by the step; values that are logged for one step in several calls share its row, also when
-    another step was logged between them. New columns may come at any time. When a run goes on from step ``s``, rows
-    of later steps, which the resumed run will write again, are dropped: no step stands twice.
+    another step was logged between them. New columns may come at any time. Where the file cannot be written, a
+    warning and an event say so, the numbers stay in memory and are written when it can be.
 
     Args:
         path: The file.
@@ -30,12 +40,12 @@ class MetricsCSV(Logger):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        self._columns: list[str] = [STEP]
-        self._rows: dict[int, dict[str, str]] = {}
-        self._unwritten: list[int] = []
-        self._rewrite = True
-        if path.is_file():
-            self._columns, self._rows = _read(path)
+        self._tables = {
+            "metrics": CsvTable(path),
+            "perf": CsvTable(path.with_name("perf.csv")),
+        }
+        self._troubled: set[str] = set()
+        self._flushed = monotonic()
 
     @property
     def name(self) -> str:
@@ -57,62 +67,69 @@ class MetricsCSV(Logger):
         """Settings are in ``config.yaml``."""
 
     @rank_zero_only
-    def resume_from(self, step: int) -> None:
-        """Drop what was logged after ``step`` optimizer steps; Lightning counts the first step as 0."""
-        kept = {place: row for place, row in self._rows.items() if place < step}
-        if len(kept) != len(self._rows):
-            self._rows, self._unwritten, self._rewrite = kept, [], True
-            self.save()
-
-    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add values to the row of ``step``."""
-        place = 0 if step is None else step
-        if place not in self._rows:
-            self._rows[place] = {}
-            self._unwritten.append(place)
-        elif place not in self._unwritten:
-            self._rewrite = True
-        for name, value in metrics.items():
-            if name not in self._columns:
-                self._columns.append(name)
-                self._rewrite = True
-            self._rows[place][name] = str(int(value)) if name == "epoch" else f"{float(value):.9g}"
+        values = {name: _text(name, value) for name, value in metrics.items() if name != STEP}
+        parts: dict[str, dict[str, str]] = {"metrics": {}, "perf": {}}
+        for name, value in values.items():
+            if name != EPOCH:
+                parts["perf" if name.startswith(PERFORMANCE) else "metrics"][name] = value
+        for table, part in parts.items():
+            if part:
+                if EPOCH in values:
+                    part[EPOCH] = values[EPOCH]
+                self._tables[table].add(0 if step is None else int(step), part)
+        if monotonic() - self._flushed > _FLUSH_EVERY:
+            self._flush(durable=False)
 
     @rank_zero_only
     def save(self) -> None:
-        """Bring the file up to date: by appending, or anew in one step where columns or earlier rows changed."""
-        if self._rewrite:
-            lines = [self._format(place) for place in sorted(self._rows)]
-            atomic_write_text(self.path, "".join([_line(self._columns), *lines]))
-        elif self._unwritten:
-            with open(self.path, "a", encoding="utf-8", newline="") as file:
-                file.write("".join(self._format(place) for place in self._unwritten))
-        self._rewrite, self._unwritten = False, []
+        """Put every row so far on the disk."""
+        self._flush(durable=True)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write what is left."""
         self.save()
 
-    def _format(self, place: int) -> str:
-        row = self._rows[place]
-        return _line([str(place), *(row.get(column, "") for column in self._columns[1:])])
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint has to carry so that :meth:`resume_from` is exact: the rows that may still grow."""
+        return {"rows": self._tables["metrics"].state()} if getattr(rank_zero_only, "rank", 0) == 0 else {}
+
+    @rank_zero_only
+    def resume_from(self, step: int, state: Mapping[str, Any] | None = None) -> None:
+        """Make the files what they were after ``step`` optimizer steps; Lightning counts the first step as 0.
+
+        Args:
+            step: Rows of this and later steps, which the resumed run will log again, are dropped.
+            state: What :meth:`state_dict` gave for the checkpoint; without it, values that were logged for the last
+                step after the checkpoint was made stay.
+        """
+        self._tables["metrics"].go_back(step, (state or {}).get("rows"))
+        self._tables["perf"].go_back(step)
+        self.save()
+
+    def _flush(self, *, durable: bool) -> None:
+        if not may_write(self.path):
+            return
+        self._flushed = monotonic()
+        for name, table in self._tables.items():
+            try:
+                table.flush(durable=durable)
+            except OSError as error:
+                if name not in self._troubled:
+                    self._troubled.add(name)
+                    told = f"{table.path.name} cannot be written ({error.strerror or error})"
+                    warnings.warn(f"{told}: its numbers are kept in memory and written later", stacklevel=2)
+                    self._note("log_not_written", file=table.path.name, error=error.strerror or str(error))
+            else:
+                if name in self._troubled:
+                    self._troubled.remove(name)
+                    self._note("log_written_again", file=table.path.name)
+
+    def _note(self, event: str, **details: Any) -> None:
+        append_event(self.path.with_name("events.jsonl"), event, **details)
 
 
-def _line(values: list[str]) -> str:
-    # Names come from the code and numbers from %g: neither holds a comma, a quote or a line break.
-    return ",".join(values) + "\n"
-
-
-def _read(path: Path) -> tuple[list[str], dict[int, dict[str, str]]]:
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        columns = list(reader.fieldnames or [STEP])
-        rows: dict[int, dict[str, str]] = {}
-        for row in reader:
-            # A line cut off by a kill or a full disk is left out; the resumed run writes it again.
-            place = row.pop(STEP, None) or ""
-            if place.isdigit() and None not in row.values():
-                rows[int(place)] = {name: value for name, value in row.items() if value}
-    return columns, rows
+def _text(name: str, value: float) -> str:
+    return str(int(value)) if name == EPOCH else f"{float(value):.9g}"

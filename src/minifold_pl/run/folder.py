@@ -25,8 +25,13 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """Every logged number, one row a step."""
+        """Every logged number that training determines, one row a step."""
         return self.path / "metrics.csv"
+
+    @property
+    def performance(self) -> Path:
+        """Every logged number that the machine and the moment determine, one row a step."""
+        return self.path / "perf.csv"
 
     @property
     def events(self) -> Path:
