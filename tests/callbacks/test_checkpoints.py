@@ -12,13 +12,13 @@ def _names(folder) -> list[str]:
 
 
 def test_the_latest_stay_although_the_metric_is_on_a_plateau(tiny, make_trainer, tmp_path) -> None:
-    make_trainer(ResumeCheckpoint(keep=2)).fit(tiny)
+    make_trainer(ResumeCheckpoint(keep_last=2)).fit(tiny)
     assert _names(tmp_path) == ["resume-00000012.ckpt", "resume-00000015.ckpt"]
 
 
-def test_all_stay_where_asked_for_and_every_nth_epoch_is_kept(tiny, make_trainer, tmp_path) -> None:
-    make_trainer(ResumeCheckpoint(every_n_epochs=2, keep=-1)).fit(tiny)
-    assert _names(tmp_path) == ["resume-00000006.ckpt", "resume-00000012.ckpt"]
+def test_every_nth_epoch_is_saved_and_the_end_of_training(tiny, make_trainer, tmp_path) -> None:
+    make_trainer(ResumeCheckpoint(every_n_epochs=2, keep_last=-1)).fit(tiny)
+    assert _names(tmp_path) == ["resume-00000006.ckpt", "resume-00000012.ckpt", "resume-00000015.ckpt"]
 
 
 def test_the_best_is_one_file_with_the_best_weights(tiny, make_trainer, tmp_path) -> None:
@@ -42,11 +42,11 @@ def test_a_resumed_run_does_not_take_a_worse_epoch_for_the_best(tiny, make_train
 
 
 def test_a_moved_run_keeps_its_best_and_drops_its_oldest(tiny, make_trainer, tmp_path) -> None:
-    make_trainer(BestCheckpoint(), ResumeCheckpoint(keep=2), max_epochs=3).fit(tiny)
+    make_trainer(BestCheckpoint(), ResumeCheckpoint(keep_last=2), max_epochs=3).fit(tiny)
     moved = tmp_path / "moved"
     moved.mkdir()
     (tmp_path / "checkpoints").rename(moved / "checkpoints")
-    trainer = make_trainer(BestCheckpoint(), ResumeCheckpoint(keep=2), max_epochs=4, default_root_dir=moved)
+    trainer = make_trainer(BestCheckpoint(), ResumeCheckpoint(keep_last=2), max_epochs=4, default_root_dir=moved)
     latest = moved / "checkpoints" / "resume-00000009.ckpt"
     trainer.fit(tiny, ckpt_path=str(latest), weights_only=True)
     assert _names(moved) == ["best.ckpt", "resume-00000009.ckpt", "resume-00000012.ckpt"]

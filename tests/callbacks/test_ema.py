@@ -51,7 +51,7 @@ def test_validation_sees_the_average_and_training_goes_on_with_the_raw_weight(ti
 
 
 def test_a_checkpoint_holds_both_and_a_resumed_average_goes_on(tiny, make_trainer, tmp_path) -> None:
-    make_trainer(EMA(decay=0.5, warmup=False), ResumeCheckpoint(keep=-1), max_epochs=2).fit(tiny)
+    make_trainer(EMA(decay=0.5, warmup=False), ResumeCheckpoint(keep_last=-1), max_epochs=2).fit(tiny)
     first = tmp_path / "checkpoints" / "resume-00000003.ckpt"
     content = torch.load(first, weights_only=True)
     assert content["current_model_state"]["weight"].item() == -3.0

@@ -17,8 +17,9 @@ from lightning import LightningModule, Trainer
 
 from minifold_pl.checkpoint import atomic
 from minifold_pl.checkpoint.contents import CheckpointError, read_checkpoint, verify
-from minifold_pl.checkpoint.io import AtomicCheckpointIO, latest_valid, save
+from minifold_pl.checkpoint.io import AtomicCheckpointIO, save
 from minifold_pl.checkpoint.manifest import manifest_path, read_manifest
+from minifold_pl.checkpoint.newest import find_newest, latest_valid, sweep
 
 Make = Callable[..., dict[str, Any]]
 
@@ -94,10 +95,12 @@ def test_a_damaged_newest_is_refused_and_the_older_one_taken(
     assert latest_valid(tmp_path) == tmp_path / "old.ckpt"
     assert newest.exists()
 
-    assert latest_valid(tmp_path, quarantine=True) == tmp_path / "old.ckpt"
-    # Without a manifest a file so damaged that it claims no step is passed over.
-    assert newest.exists() is not (tmp_path / "new.ckpt.damaged").exists()
-    assert not (with_manifest and newest.exists())
+    found = find_newest(tmp_path, set_aside=True)
+    assert (found.path, found.step) == (tmp_path / "old.ckpt", 1)
+    assert [damaged.path for damaged in found.damaged] == [tmp_path / "new.ckpt.damaged"]
+    assert not newest.exists()
+    assert not manifest_path(newest).exists()
+    assert find_newest(tmp_path).damaged == ()
     assert read_checkpoint(tmp_path / "old.ckpt")["global_step"] == 1
 
 
@@ -217,6 +220,7 @@ def test_a_kill_at_any_system_call_of_a_save_leaves_a_valid_file_of_one_of_the_t
     assert latest_valid(tmp_path) == path
 
     monkeypatch.setattr(atomic, "_OWN_MARK", "the next process")
+    sweep(tmp_path)
     save(checkpoint_of(3), path)
     assert read_checkpoint(path)["global_step"] == 3
     assert sorted(os.listdir(tmp_path)) == ["last.ckpt", "last.ckpt.json"]

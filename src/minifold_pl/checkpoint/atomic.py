@@ -32,15 +32,21 @@ class HashingWriter:
         self._digest = hashlib.sha256()
         self.size = 0
         """Bytes written."""
+        self.error: OSError | None = None
+        """What the stream below refused with: writers in C++ turn it into an error of their own."""
 
     def write(self, data: bytes | memoryview) -> int:
         """Write and hash ``data``; always takes all of it."""
         rest = memoryview(data).cast("B")
         size = rest.nbytes
         self._digest.update(rest)
-        # An unbuffered stream may take less than it is given.
-        while rest.nbytes:
-            rest = rest[self._stream.write(rest) :]
+        try:
+            # An unbuffered stream may take less than it is given.
+            while rest.nbytes:
+                rest = rest[self._stream.write(rest) :]
+        except OSError as error:
+            self.error = error
+            raise
         self.size += size
         return size
 
@@ -89,11 +95,14 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 @contextlib.contextmanager
-def staged(path: str | os.PathLike[str]) -> Iterator[tuple[HashingWriter, Callable[[], None]]]:
+def staged(
+    path: str | os.PathLike[str], before_commit: Callable[[], None] | None = None
+) -> Iterator[tuple[HashingWriter, Callable[[], None]]]:
     """A stream to a temporary file beside ``path``, and the function that moves it there.
 
     For writers that have something to do between the last byte and the rename. ``commit`` flushes the file to
-    the disk first. Leaving the block without a commit removes the temporary file.
+    the disk and calls ``before_commit`` first, which may still refuse by raising. Leaving the block without a
+    commit removes the temporary file.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -107,6 +116,8 @@ def staged(path: str | os.PathLike[str]) -> Iterator[tuple[HashingWriter, Callab
 
             def commit() -> None:
                 os.fsync(raw.fileno())
+                if before_commit is not None:
+                    before_commit()
                 os.replace(temporary, target)
                 sync_folder(target.parent)
 

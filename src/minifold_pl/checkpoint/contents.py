@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import struct
 import zipfile
+import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +26,11 @@ RAW_WEIGHTS_KEY: Final = "current_model_state"
 """Present when ``state_dict`` holds averaged weights: the raw ones (Lightning's WeightAveraging)."""
 
 _LFS_MARK: Final = b"version https://git-lfs"
+_ARCHIVE_ERRORS: Final = (
+    zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, NotImplementedError, RuntimeError,
+    ValueError, OverflowError,
+)  # fmt: skip
+"""What reading a damaged archive ends in."""
 _PLAIN: Final = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.dtype, torch.device)
 
 
@@ -53,10 +60,10 @@ def verify(path: str | os.PathLike[str]) -> Verification:
     _refuse_what_is_no_archive(path)
     try:
         manifest = read_manifest(path)
-    except ValueError as error:
+        found: Content | None = None if manifest is None else manifest.matching(path)
+    except (ValueError, OSError) as error:
         raise CheckpointError(f"{error}; if the checkpoint is sound, remove that file") from error
     if manifest is not None:
-        found: Content | None = manifest.matching(path)
         if found is None:
             raise CheckpointError(
                 f"damaged checkpoint {path}: it has not the checksum and size "
@@ -66,11 +73,13 @@ def verify(path: str | os.PathLike[str]) -> Verification:
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+        if bad is not None:
+            raise CheckpointError(f"damaged checkpoint {path}: checksum of {bad!r} differs; use another one")
+        return Verification(sha256=sha256(path), size=path.stat().st_size, step=None, manifest=False)
+    except CheckpointError:
+        raise
+    except _ARCHIVE_ERRORS as error:
         raise CheckpointError(f"damaged checkpoint {path}: {error}; use another one of its folder") from error
-    if bad is not None:
-        raise CheckpointError(f"damaged checkpoint {path}: checksum of {bad!r} differs; use another one")
-    return Verification(sha256=sha256(path), size=path.stat().st_size, step=None, manifest=False)
 
 
 def read_checkpoint(path: str | os.PathLike[str], *, map_location: Any = "cpu") -> dict[str, Any]:
@@ -100,7 +109,7 @@ def load_unverified(
             f"checkpoint {path} carries code{what} where only tensors and plain values are allowed; "
             "it was not loaded"
         ) from error
-    except (RuntimeError, EOFError, KeyError, ValueError, AttributeError, OSError) as error:
+    except (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"cannot read checkpoint {path}: {first_line}") from error
     if not isinstance(checkpoint, dict):

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
-from minifold_pl.checkpoint.atomic import HashingWriter, remove_stale_temporaries, staged
-from minifold_pl.checkpoint.contents import (
-    CheckpointError,
-    foreign_state,
-    load_unverified,
-    read_checkpoint,
-    verify,
-)
+from minifold_pl.checkpoint.atomic import HashingWriter, staged
+from minifold_pl.checkpoint.contents import foreign_state, read_checkpoint, verify
 from minifold_pl.checkpoint.manifest import Content, Manifest, manifest_path, read_manifest, write_manifest
+from minifold_pl.checkpoint.newest import claimed_step
+from minifold_pl.checkpoint.newest import latest_valid as latest_valid
+
+Fence = Callable[[], None]
+"""Called before anything takes a final name; raises where this process may no longer write."""
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -31,7 +30,14 @@ class AtomicCheckpointIO(CheckpointIO):
             - class_path: minifold_pl.checkpoint.io.AtomicCheckpointIO
 
     Only plain state (tensors, numbers, text, containers of them) is saved and loaded.
+
+    Args:
+        before_commit: Called right before a file takes its final name; raises where this process has lost the
+            right to write there. The checkpoints that lie there stay as they are.
     """
+
+    def __init__(self, before_commit: Fence | None = None) -> None:
+        self.before_commit = before_commit
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
@@ -44,7 +50,7 @@ class AtomicCheckpointIO(CheckpointIO):
         """
         if storage_options is not None:
             raise ValueError("storage_options are not supported: checkpoints go to a local or mounted folder")
-        save(checkpoint, path)
+        save(checkpoint, path, before_commit=self.before_commit)
 
     def load_checkpoint(
         self,
@@ -61,96 +67,74 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Remove a checkpoint and its manifest; missing ones are no error."""
-        path = Path(path)
-        if path.is_symlink():
-            path.unlink()
-            return
-        # The manifest last: a file without one would pass for one written by somebody else.
-        path.unlink(missing_ok=True)
-        manifest_path(path).unlink(missing_ok=True)
+        remove(path)
 
 
-def save(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> Content:
+def save(
+    checkpoint: dict[str, Any], path: str | os.PathLike[str], *, before_commit: Fence | None = None
+) -> Content:
     """Write ``checkpoint`` and its manifest so that a kill at any point leaves a valid file at ``path``.
 
     The order is: temporary file, flushed; manifest naming the new content and the old; rename; manifest
     naming the new content alone. See :mod:`minifold_pl.checkpoint.manifest`.
+
+    Args:
+        checkpoint: Plain state only.
+        path: Where it goes; what lies there is replaced.
+        before_commit: See :class:`AtomicCheckpointIO`.
+
+    Raises:
+        OSError: Disk full, read-only, …: what was at ``path``, and every other file, is as it was.
+        ValueError: Something in the checkpoint is no plain state.
     """
     path = Path(path)
+    refuse_foreign_state(checkpoint)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with staged(path, before_commit) as (stream, commit):
+        try:
+            torch.save(checkpoint, cast(IO[bytes], stream))
+        except RuntimeError as error:
+            # torch's writer says "unexpected pos" where the disk was full.
+            if stream.error is not None:
+                raise stream.error from error
+            raise
+        content = _content(checkpoint, stream)
+        _commit(path, content, commit, before_commit)
+    return content
+
+
+def remove(path: str | os.PathLike[str]) -> None:
+    """Remove a checkpoint and its manifest; missing ones are no error."""
+    path = Path(path)
+    if path.is_symlink():
+        path.unlink()
+        return
+    # The manifest last: a file without one would pass for one written by somebody else.
+    path.unlink(missing_ok=True)
+    manifest_path(path).unlink(missing_ok=True)
+
+
+def refuse_foreign_state(checkpoint: dict[str, Any]) -> None:
+    """Refuse what could never be loaded again.
+
+    Raises:
+        ValueError: Naming the place.
+    """
     foreign = foreign_state(checkpoint)
     if foreign is not None:
         raise ValueError(
             f"a checkpoint holds plain state only, and {foreign} is none: it could never be loaded again. "
             "Save tensors, numbers, text and dicts, lists or tuples of them"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale_temporaries(path.parent)
-    with staged(path) as (stream, commit):
-        torch.save(checkpoint, cast(IO[bytes], stream))
-        content = _content(checkpoint, stream)
-        write_manifest(path, Manifest(content=content, replaces=_present(path)))
-        commit()
+
+
+def _commit(path: Path, content: Content, commit: Callable[[], None], before_commit: Fence | None) -> None:
+    # A writer that has lost its right must not touch the manifest of its successor's file either.
+    if before_commit is not None:
+        before_commit()
+    write_manifest(path, Manifest(content=content, replaces=_present(path)))
+    commit()
     write_manifest(path, Manifest(content=content))
-    return content
-
-
-def latest_valid(folder: str | os.PathLike[str], *, quarantine: bool = False) -> Path | None:
-    """The newest checkpoint of a folder, by step, that is whole.
-
-    Never by modification time: clocks jump. Equal steps are ordered by name.
-
-    Args:
-        folder: Searched for ``*.ckpt``, subfolders not.
-        quarantine: Rename damaged ones (``x.ckpt`` → ``x.ckpt.damaged``) on the way, so that nothing picks
-            them up again. Only for the folder's one writer.
-
-    Returns:
-        Its path; None where no checkpoint is valid.
-    """
-    best: tuple[int, Path] | None = None
-    for claimed, path in sorted(_candidates(Path(folder)), reverse=True):
-        if best is not None and best[0] >= claimed:
-            break
-        try:
-            found = verify(path)
-        except CheckpointError:
-            if quarantine:
-                quarantine_checkpoint(path)
-            continue
-        # A save cut off between manifest and rename leaves the older content under the newer claim.
-        step = claimed if found.step is None else found.step
-        if best is None or step > best[0]:
-            best = (step, path)
-    return None if best is None else best[1]
-
-
-def quarantine_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """Rename a damaged checkpoint, and its manifest with it; returns its new name."""
-    path = Path(path)
-    target = path.with_name(path.name + ".damaged")
-    number = 1
-    while target.exists():
-        number += 1
-        target = path.with_name(f"{path.name}.damaged-{number}")
-    path.rename(target)
-    with contextlib.suppress(FileNotFoundError):
-        manifest_path(path).rename(manifest_path(target))
-    return target
-
-
-def _candidates(folder: Path) -> list[tuple[int, Path]]:
-    return [(_claimed_step(path), path) for path in folder.glob("*.ckpt") if path.is_file()]
-
-
-def _claimed_step(path: Path) -> int:
-    """The step a checkpoint says it has, before its bytes are checked; -1 when it says none."""
-    try:
-        manifest = read_manifest(path)
-        if manifest is not None:
-            return manifest.content.step
-        return int(load_unverified(path, mmap=True).get("global_step", -1))
-    except (ValueError, TypeError):
-        return -1
 
 
 def _present(path: Path) -> Content | None:
@@ -161,7 +145,7 @@ def _present(path: Path) -> Content | None:
         manifest = read_manifest(path)
         if manifest is None:
             found = verify(path)
-            return Content(sha256=found.sha256, size=found.size, step=_claimed_step(path), epoch=-1)
+            return Content(sha256=found.sha256, size=found.size, step=claimed_step(path), epoch=-1)
     except ValueError:
         return None
     # Hashing a large file costs a second of the save: only after a save that was cut off is there a doubt.

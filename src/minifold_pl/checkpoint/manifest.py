@@ -3,6 +3,9 @@
 ``epoch=3.ckpt`` has ``epoch=3.ckpt.json``. It is written *before* the checkpoint takes its name and lists
 both the new content and the one it replaces: whenever a kill comes, the file at the final name is one of
 the two.
+
+The manifest guards itself too: it has a checksum of its own, and its text has exactly one form, so that no
+changed byte of it goes unnoticed.
 """
 
 from __future__ import annotations
@@ -10,12 +13,15 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
+from hashlib import sha256 as _sha256
 from pathlib import Path
 from typing import Any
 
 from minifold_pl.checkpoint.atomic import atomic_write_text, sha256
 
-MANIFEST_FORMAT = 1
+MANIFEST_FORMAT = 2
+_UNGUARDED_FORMAT = 1
+"""Still read: the same without a checksum of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,29 +64,40 @@ def manifest_path(checkpoint: str | os.PathLike[str]) -> Path:
 
 def write_manifest(checkpoint: str | os.PathLike[str], manifest: Manifest) -> None:
     """Write the manifest of ``checkpoint``, atomically."""
-    text = json.dumps({"format": MANIFEST_FORMAT, **asdict(manifest)}, indent=2)
-    atomic_write_text(manifest_path(checkpoint), text + "\n")
+    atomic_write_text(manifest_path(checkpoint), _text(manifest, MANIFEST_FORMAT))
 
 
 def read_manifest(checkpoint: str | os.PathLike[str]) -> Manifest | None:
     """The manifest of ``checkpoint``, or None where there is none.
 
     Raises:
-        ValueError: There is one and it cannot be read.
+        ValueError: There is one and it cannot be read, or a byte of it was changed.
     """
     path = manifest_path(checkpoint)
     try:
-        raw = json.loads(path.read_bytes())
-        if raw["format"] != MANIFEST_FORMAT:
-            raise ValueError(f"format {raw['format']!r}, this program reads {MANIFEST_FORMAT}")
+        text = path.read_bytes()
+        raw = json.loads(text)
+        version = raw["format"]
+        if version not in (MANIFEST_FORMAT, _UNGUARDED_FORMAT):
+            raise ValueError(f"format {version!r}, this program reads up to {MANIFEST_FORMAT}")
         replaces = raw["replaces"]
-        return Manifest(
+        manifest = Manifest(
             content=_content(raw["content"]), replaces=None if replaces is None else _content(replaces)
         )
+        if text != _text(manifest, version).encode():
+            raise ValueError("it was changed since it was written")
     except FileNotFoundError:
         return None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"unreadable checkpoint manifest {path}: {error}") from error
+    return manifest
+
+
+def _text(manifest: Manifest, version: int) -> str:
+    fields: dict[str, Any] = {"format": version, **asdict(manifest)}
+    if version != _UNGUARDED_FORMAT:
+        fields["check"] = _sha256(json.dumps(fields).encode()).hexdigest()
+    return json.dumps(fields, indent=2) + "\n"
 
 
 def _content(raw: dict[str, Any]) -> Content:
