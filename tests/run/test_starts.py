@@ -13,7 +13,7 @@ from minifold_pl.run.starts import begin_start, forget_starts, forgive_start
 def test_the_fourth_start_from_one_step_halts_and_says_how_the_last_one_ended(tmp_path: Path) -> None:
     counts = [begin_start(tmp_path / "starts", 40, limit=3) for _ in range(3)]
     assert counts == [0, 1, 2]
-    with pytest.raises(RunHalted, match="3 starts from step 40 .* OutOfMemoryError: 80 GiB"):
+    with pytest.raises(RunHalted, match=r"3 starts from step 40 .* OutOfMemoryError: 80 GiB"):
         begin_start(tmp_path / "starts", 40, limit=3, last_failure="OutOfMemoryError: 80 GiB")
 
 
