@@ -61,7 +61,7 @@ def _metrics(folder: RunFolder) -> list[dict[str, str]]:
 
 
 def _events(folder: RunFolder) -> list[str]:
-    return [event["event"] for event in read_events(folder.events)]
+    return [event["event"] for event in read_events(folder.events) if event["event"] != "saved"]
 
 
 def _raw(path: Path) -> dict[str, torch.Tensor]:
