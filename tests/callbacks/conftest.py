@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from minifold_pl.cli.lightning_cli import instantiate_model
 from minifold_pl.data.collate import collate
-from minifold_pl.data.datamodule import write_synthetic
+from minifold_pl.data.datamodule import ProteinDataModule, write_synthetic
 from minifold_pl.data.dataset import ChainDataset
 from minifold_pl.data.store import ChainStore
 from minifold_pl.data.synthetic import SyntheticConfig
+from minifold_pl.modules.base import MinifoldModule
 from minifold_pl.types import ProteinBatch
 
 VALUES = (5.0, 3.0, 4.0, 4.5, 4.2)
@@ -76,11 +79,39 @@ def make_trainer(tmp_path: Path) -> Callable[..., pl.Trainer]:
 
 
 @pytest.fixture(scope="session")
-def chains(tmp_path_factory) -> ChainDataset:
+def store(tmp_path_factory) -> Path:
     """Synthetic chains of different lengths."""
     path = tmp_path_factory.mktemp("callbacks") / "store"
-    write_synthetic(path, SyntheticConfig(n=24, folds=5, min_length=24, max_length=32))
-    return ChainDataset(ChainStore.open(path), "train", max_length=32)
+    write_synthetic(path, SyntheticConfig(n=60, folds=5, min_length=24, max_length=32))
+    return path
+
+
+@pytest.fixture(scope="session")
+def chains(store: Path) -> ChainDataset:
+    return ChainDataset(ChainStore.open(store), "train", max_length=32)
+
+
+@pytest.fixture(scope="session")
+def _untouched() -> MinifoldModule:
+    """The second stage, small, built once: reading a config takes longer than most tests."""
+    torch.manual_seed(0)
+    return instantiate_model("v13_small.yaml", ["--model.init_args.sampler.steps=3"])
+
+
+@pytest.fixture
+def train_diffusion(_untouched, store, make_trainer) -> Callable[..., tuple[MinifoldModule, pl.Trainer]]:
+    """Train a small second stage for a few steps: two batches an epoch, five validation chains."""
+
+    def train(
+        *callbacks: pl.Callback, ckpt_path: str | None = None, **settings: object
+    ) -> tuple[MinifoldModule, pl.Trainer]:
+        module = copy.deepcopy(_untouched)
+        data = ProteinDataModule(str(store), batch_size=2, limit_train=4, limit_validation=5)
+        trainer = make_trainer(*callbacks, **{"max_epochs": 2, "use_distributed_sampler": False, **settings})
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+        return module, trainer
+
+    return train
 
 
 @pytest.fixture(scope="session")

@@ -151,7 +151,8 @@ class DDIMEvaluator(pl.Callback):
             return
         assert isinstance(pl_module, DiffusionModule)
         values = self._evaluate(trainer, pl_module)
-        pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
+        # The same on every rank: syncing changes nothing and spares a warning a value.
+        pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The evaluation counts from here on, before any callback that saves here."""

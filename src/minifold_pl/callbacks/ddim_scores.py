@@ -37,7 +37,8 @@ SHUFFLED: Final = "shuffled sequence"
 MASKED: Final = "MASK sequence"
 SEQUENCE: Final = "val/sequence"
 """Where the sequence test is logged."""
-SEES_THE_ANSWER: Final = ("mirrored truth",)
+TRUTH: Final = "truth"
+SEES_THE_ANSWER: Final = ("mirrored truth", TRUTH)
 OTHER_CHAINS: Final = 8
 """Draws of another random chain for each target; their mean stands in the table."""
 _POOL: Final = 256
@@ -129,7 +130,9 @@ def one_step_rows(
     timesteps = module.noise_schedule.timesteps
     times = dashboard_times(timesteps)
     rows: list[Rows] = []
-    for _, batch in _batches(chains, indices, batch_size, module.device):
+    # All timesteps of a chain share its pass through encoder and pair stack, and memory is that of a sampled batch.
+    together = max(1, batch_size // len(times))
+    for _, batch in _batches(chains, indices, together, module.device):
         real = one_step(module, batch, times, seed=seed)
         found: Rows = {MODEL: _x0_scores(real, batch)}
         late = mostly_noise(times, timesteps)
@@ -165,6 +168,7 @@ def baseline_rows(
             "centroid": _mean_scores([baselines.centroid(ca, mask)], batch, searched),
             "ideal helix": _mean_scores([baselines.ideal_helix(ca, mask)], batch, searched),
             "mirrored truth": _mean_scores([baselines.mirrored_truth(ca, mask)], batch, searched),
+            TRUTH: _mean_scores([baselines.truth(ca, mask)], batch, searched),
         }
         others, known = _others(chains, part, batch, pool, seed)
         scores = _mean_scores(others, batch, searched)

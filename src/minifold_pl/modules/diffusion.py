@@ -315,7 +315,7 @@ class DiffusionModule(MinifoldModule):
         bands = self._bands.pop(prefix, None)
         if bands is not None:
             weights = weights_at(self.loss_weights, self.current_epoch + 1)
-            self.log_dict(named_band_losses(bands.compute(), weights, f"{prefix}_band"))
+            self.log_dict(named_band_losses(bands.compute(), weights, f"{prefix}_band"), sync_dist=True)
 
     def _fixed_draws(self, batch: ProteinBatch) -> Draws:
         # One timestep in each of val_draws equal bands: chains see all noise levels, epochs see the same.
