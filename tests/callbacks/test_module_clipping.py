@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from minifold_pl.callbacks.module_clipping import ModuleClipping, clip_
+from minifold_pl.modules.epoch_means import EpochMeans
 
 
 def _model(big: float, small: float) -> nn.Module:
@@ -17,7 +18,7 @@ def _model(big: float, small: float) -> nn.Module:
     for module, size in ((model.denoiser, big), (model.pair_stack, small), (model.aux, small)):
         for parameter in module.parameters():
             parameter.grad = torch.full_like(parameter, size)
-    model.log_dict = lambda values, **_: model.__dict__.setdefault("logged", {}).update(values)
+    model.epoch_means = EpochMeans()
     return model
 
 
@@ -34,10 +35,11 @@ def test_after_clipping_every_module_is_within_its_own_norm_and_a_small_one_is_l
     assert _norm(model.denoiser) == pytest.approx(1.0, rel=1e-3)
     assert _norm(model.pair_stack) == pytest.approx(small)  # global clipping would have starved it
     assert _norm(model.aux) == pytest.approx(small)
-    assert model.logged["grad/denoiser"] == pytest.approx(100 * 20**0.5)
-    assert (model.logged["grad_clipped/denoiser"], model.logged["grad_clipped/pair_stack"]) == (1, 0)
-    assert "grad/rest" in model.logged
-    assert "grad_clipped/rest" not in model.logged
+    logged = model.epoch_means.means()
+    assert logged["grad/denoiser"] == pytest.approx(100 * 20**0.5)
+    assert (logged["grad_clipped/denoiser"], logged["grad_clipped/pair_stack"]) == (1, 0)
+    assert "grad/rest" in logged
+    assert "grad_clipped/rest" not in logged
 
 
 def test_clipping_keeps_the_direction() -> None:

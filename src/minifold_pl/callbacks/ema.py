@@ -52,6 +52,14 @@ class EMA(WeightAveraging):
         """After every step, unless averaging is switched off."""
         return self.decay > 0 and super().should_update(step_idx, epoch_idx)
 
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Average, unless a guard has dropped the step: then no weight has a gradient."""
+        if all(p.grad is None for p in pl_module.parameters()):
+            self._latest_update_step = trainer.global_step
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate with the average."""
         super().on_validation_epoch_start(trainer, pl_module)

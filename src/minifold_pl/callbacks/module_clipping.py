@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from minifold_pl.modules.epoch_means import EpochMeans
 from minifold_pl.modules.optim import REST, parameter_groups
 
 
@@ -17,9 +18,10 @@ class ModuleClipping(pl.Callback):
     """Clip the gradient of each module to its own norm, so that a large module cannot starve a small one.
 
     Global clipping let the 28.5 M-parameter denoiser of Mini-Fold v12 take 99 % of the budget and starved the
-    pair stack. Runs before the optimizer step, when mixed precision has already unscaled the gradients; leave
+    pair stack. Runs before the optimizer step, when the gradients have been unscaled and what is not finite has
+    been dropped (:class:`~minifold_pl.callbacks.nonfinite_guard.NonFiniteGuard`); leave
     ``trainer.gradient_clip_val`` null. Logs ``grad/{module}`` (norm before clipping) and
-    ``grad_clipped/{module}`` (share of steps in which it was clipped).
+    ``grad_clipped/{module}`` (share of steps in which it was clipped) as means over the epoch.
 
     .. code-block:: yaml
 
@@ -60,7 +62,9 @@ class ModuleClipping(pl.Callback):
             limit = self.limits[name]
             if limit is not None:
                 values[f"grad_clipped/{name}"] = (norm > limit).float()
-        pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
+        means = getattr(pl_module, "epoch_means", None)
+        if isinstance(means, EpochMeans):
+            means.add(values)
 
 
 def clip_(gradients: list[Tensor], limit: float | None) -> Tensor:

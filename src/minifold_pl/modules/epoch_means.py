@@ -47,6 +47,25 @@ class EpochMeans:
         self._sums.clear()
         self._weights.clear()
 
+    def copy(self) -> EpochMeans:
+        """What is here now; costs nothing, for sums are replaced and never changed in place."""
+        other = EpochMeans()
+        other.take(self)
+        return other
+
+    def take(self, other: EpochMeans) -> None:
+        """Hold what ``other`` holds, and forget the rest."""
+        self._sums, self._weights = dict(other._sums), dict(other._weights)
+
+    def nonfinite(self) -> list[str]:
+        """Names whose mean has become NaN or infinite."""
+        return [
+            name
+            for names, sums in self._sums.items()
+            for name, finite in zip(names, sums.isfinite().tolist(), strict=True)
+            if not finite
+        ]
+
     def state_dict(self) -> dict[str, Any]:
         """The sums as plain values."""
         return {
