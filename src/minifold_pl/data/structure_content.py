@@ -1,0 +1,130 @@
+"""The text of a structure file, and which format it is: told by content, never by name."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import zlib
+from pathlib import Path
+from typing import Final, Literal
+
+PDB: Final = "pdb"
+MMCIF: Final = "mmcif"
+Format = Literal["pdb", "mmcif"]
+MAX_BYTES: Final = 2 << 30
+"""Largest file that is read, unpacked: several times the largest entry of the PDB archive."""
+
+_GZIP: Final = b"\x1f\x8b"
+_COMPRESSIONS: Final = {
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"PK\x03\x04": "zip",
+    b"\x1f\x9d": "compress (.Z)",
+}
+_HEAD: Final = 4096
+_CIF: Final = re.compile(rb"(?:\s|#[^\n]*\n)*data_", re.IGNORECASE)
+_PDB_RECORD: Final = re.compile(
+    rb"^(?:ATOM  |HETATM|HEADER|TITLE |COMPND|REMARK|SEQRES|MODEL |CRYST1|EXPDTA|AUTHOR)", re.MULTILINE
+)
+_PDB_ATOM: Final = re.compile(rb"^(?:ATOM  |HETATM)", re.MULTILINE)
+_LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
+
+
+class StructureFileError(ValueError):
+    """A file that holds no readable structure; the reason is one line that follows the file's name."""
+
+
+def read_content(path: str | Path) -> bytes:
+    """A file's bytes as they are.
+
+    Raises:
+        StructureFileError: it cannot be read, is no regular file, or is too large.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise StructureFileError("is no regular file" if path.exists() else "does not exist")
+        if path.stat().st_size > MAX_BYTES:
+            raise StructureFileError(f"is larger than {MAX_BYTES >> 30} GiB")
+        return path.read_bytes()
+    except OSError as error:
+        raise StructureFileError(f"cannot be read: {error.strerror or error}") from None
+
+
+def unpacked(content: bytes) -> bytes:
+    """The text of a file that may be gzipped.
+
+    Raises:
+        StructureFileError: it is empty, damaged, or packed in another way.
+    """
+    for magic, name in _COMPRESSIONS.items():
+        if content.startswith(magic):
+            raise StructureFileError(f"is compressed by {name}; unpack it, or use gzip")
+    if content.startswith(_GZIP):
+        try:
+            with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+                content = file.read(MAX_BYTES + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            raise StructureFileError(f"damaged gzip: {one_line(error)}") from None
+        if len(content) > MAX_BYTES:
+            raise StructureFileError(f"unpacks to more than {MAX_BYTES >> 30} GiB")
+    if not content[:_HEAD].strip() and not content.strip():
+        raise StructureFileError("is empty")
+    return content
+
+
+def format_of(text: bytes) -> Format:
+    """Which of the two formats a file's unpacked text is.
+
+    Raises:
+        StructureFileError: it is neither; says what it is where that can be told.
+    """
+    head = text[:_HEAD].removeprefix(b"\xef\xbb\xbf")
+    if (
+        b"\0" in head
+        or head[:1] in b"\x80\x81\x82\x83\x84\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\xde\xdf"
+    ):
+        # MessagePack of a small map, as BinaryCIF begins, or any other binary file.
+        what = (
+            "BinaryCIF; fetch the entry as mmCIF" if b"dataBlocks" in text or b"encoder" in head else "binary"
+        )
+        raise StructureFileError(f"is {what}, neither PDB nor mmCIF text")
+    if head.startswith(_LFS_POINTER):
+        raise StructureFileError("is a git-LFS pointer, not the data; run `git lfs pull` beside it")
+    if _CIF.match(head) or (head.lstrip()[:1] == b"#" and _CIF.match(text.removeprefix(b"\xef\xbb\xbf"))):
+        return MMCIF
+    start = head.lstrip()[:64].lower()
+    for opening, what in _OTHERS.items():
+        if start.startswith(opening):
+            raise StructureFileError(f"is {what}, neither PDB nor mmCIF")
+    if _PDB_ATOM.search(text):
+        return PDB
+    if _PDB_RECORD.search(head):
+        raise StructureFileError("holds no atoms")
+    raise StructureFileError("is neither PDB nor mmCIF")
+
+
+_OTHERS: Final = {
+    b"<!doctype html": "a web page",
+    b"<html": "a web page",
+    b"<?xml": "XML",
+    b"{": "JSON",
+    b">": "FASTA",
+}
+
+
+def structure_name(path: str | Path) -> str:
+    """``2abc`` of ``2ABC.cif.gz``, ``pdb2abc.ent`` or ``2abc.pdb``; other names as they are, without endings."""
+    name = re.sub(r"(?<=.)\.gz$", "", Path(path).name, flags=re.IGNORECASE)
+    name = re.sub(r"(?<=.)\.(pdb|ent|cif|mmcif)$", "", name, flags=re.IGNORECASE)
+    entry = re.fullmatch(r"(?:pdb)?([0-9][0-9a-z]{3})", name, flags=re.IGNORECASE)
+    return entry[1].lower() if entry else name
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """What an error says, in one line of printable text."""
+    words = "".join(c if c.isprintable() else " " for c in str(error)).split()
+    text = " ".join(words) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,349 @@
+"""Protein chains of PDB and mmCIF files, plain or gzipped, as they are found in the wild.
+
+What is taken, and what is left out:
+
+- chains by author id, the parts of a chain put together in the file's order; of several models the first, or the
+  one that is asked for;
+- the residues of protein chains: the 20 amino acids, modified ones as their parent (MSE is M), and those without
+  a known parent as X. Waters, ligands, caps and nucleic acids are left out; a chain without a protein residue is
+  dropped with its reason;
+- of alternative conformations, and of different amino acids in one place, the one of highest occupancy (of its
+  Cα, then of its backbone; the first of equals). An atom that it lacks is taken from the others;
+- residues in the file's order, whatever their numbers do;
+- residues inside a chain that were not observed, as rows of NaN where the file gives the chain's full sequence
+  (SEQRES, ``_entity_poly_seq``). At the ends they are left out, and without a full sequence they are silent.
+
+Parsing is gemmi's; what comes after it works on whole columns of atoms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import gemmi
+import numpy as np
+from jaxtyping import Float, Int
+
+from minifold_pl.constants import CA_ATOM
+from minifold_pl.data.backbone_atoms import BackboneAtoms, Residues
+from minifold_pl.data.records import peptide_bonds
+from minifold_pl.data.residue_names import AMINO, NUCLEIC, UNKNOWN_LETTER, letter_and_kind
+from minifold_pl.data.structure_content import (
+    MMCIF,
+    Format,
+    StructureFileError,
+    format_of,
+    one_line,
+    read_content,
+    structure_name,
+    unpacked,
+)
+from minifold_pl.data.structure_sequence import (
+    agrees,
+    filled_numbers,
+    is_between,
+    is_residue_id,
+    placed_at_once,
+    placement,
+)
+
+__all__ = [
+    "Dropped",
+    "StructureChain",
+    "StructureFile",
+    "StructureFileError",
+    "parse_structure",
+    "read_models",
+    "read_structure",
+]
+
+_OLD_COLUMNS: Final = 72
+"""Columns before the segment and file names that old programs wrote where element and charge are now."""
+
+
+class Dropped(NamedTuple):
+    """A chain that is left out."""
+
+    chain: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructureChain:
+    """The protein residues of one chain, ``l`` in all, from the first observed one to the last."""
+
+    name: str
+    """The author's chain id; empty where the file has none."""
+    sequence: str
+    """One letter a residue: the 20 amino acids, or ``X`` where unknown."""
+    coords: Float[np.ndarray, "l 4 3"]
+    """float32, N, Cα, C, O in Å; NaN where an atom was not observed."""
+    residue_ids: tuple[str, ...]
+    """The author's residue numbers with their insertion codes, ``-3``, ``12``, ``12A``. A residue that was not
+    observed has the number that the file gives it, else the next free one; empty where there is none."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """What a user should know of how it was read, as (reason, detail)."""
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+    @cached_property
+    def breaks(self) -> tuple[int, ...]:
+        """``i``: residues ``i`` and ``i + 1`` were both observed, and are not joined."""
+        observed = ~np.isnan(self.coords[:, CA_ATOM]).any(-1)
+        apart = ~peptide_bonds(self.coords)[:-1] & observed[:-1] & observed[1:]
+        return tuple(np.flatnonzero(apart).tolist())
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructureFile:
+    """One model of a file."""
+
+    name: str
+    """The file's name without folder and endings; an entry of the PDB archive by its four letters."""
+    format: Format
+    models: int
+    """Models in the file."""
+    model: int
+    """The one that was read, from 1."""
+    chains: tuple[StructureChain, ...]
+    """Chains with at least one protein residue, in the file's order."""
+    dropped: tuple[Dropped, ...]
+    """The other chains."""
+
+
+def read_structure(path: str | Path, model: int | None = None) -> StructureFile:
+    """The protein chains of a file's first model, or of ``model``, counted from 1.
+
+    Raises:
+        StructureFileError: the file cannot be read, is of another format, damaged or without atoms, or has no such
+            model.
+    """
+    return parse_structure(read_content(path), structure_name(path), model)
+
+
+def read_models(path: str | Path) -> tuple[StructureFile, ...]:
+    """Every model of a file, which is parsed once.
+
+    Raises:
+        StructureFileError: see :func:`read_structure`.
+    """
+    reader = _Reader(read_content(path), structure_name(path))
+    return tuple(reader.model(number) for number in range(1, reader.models + 1))
+
+
+def parse_structure(content: bytes, name: str, model: int | None = None) -> StructureFile:
+    """:func:`read_structure` of a file's bytes, gzipped or not."""
+    return _Reader(content, name).model(1 if model is None else model)
+
+
+class _Reader:
+    """A parsed file."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        text = unpacked(content)
+        self.name = name
+        self.format = format_of(text)
+        self._structure, self._block = _parsed(text, self.format)
+        self.models = len(self._structure)
+        self._atoms = BackboneAtoms.of(self._structure)
+        self._labelled = self.format == MMCIF
+
+    def model(self, number: int) -> StructureFile:
+        """Model ``number``, from 1."""
+        if not 1 <= number <= self.models:
+            raise StructureFileError(f"has {self.models} models, no model {number}")
+        first = sum(self._structure[i].count_atom_sites() for i in range(number - 1))
+        chains: list[StructureChain] = []
+        dropped: list[Dropped] = []
+        try:
+            for chain in self._structure[number - 1]:
+                last = first + chain.count_atom_sites()
+                found = self._chain(chain, first, last)
+                first = last
+                if isinstance(found, Dropped):
+                    dropped.append(found)
+                else:
+                    chains.append(found)
+        except UnicodeDecodeError as error:
+            raise StructureFileError(f"is damaged: {one_line(error)}") from None
+        return StructureFile(
+            name=self.name,
+            format=self.format,
+            models=self.models,
+            model=number,
+            chains=tuple(chains),
+            dropped=tuple(dropped),
+        )
+
+    def _chain(self, chain: gemmi.Chain, first: int, last: int) -> StructureChain | Dropped:
+        residues = self._atoms.residues(first, last, self._parents)
+        if residues is None:
+            return Dropped(chain.name, _why_dropped(chain))
+        notes: list[tuple[str, str]] = []
+        if residues.impossible:
+            notes.append(("impossible coordinates left out", f"{residues.impossible} atoms"))
+        if unknown := residues.letters.count(UNKNOWN_LETTER):
+            notes.append(("residues without a known parent read as X", f"{unknown} of {len(residues)}"))
+        parts = []
+        for subchain, run in residues.runs():
+            full = self._full_sequences.get(subchain, "")
+            part = _Part(run.letters, run.coords, run.ids)
+            if full and run.letters != full:
+                places = self._places(chain, first, run, full)
+                if places is None:
+                    notes.append(("full sequence left out", "it is not that of the atoms"))
+                elif places[-1] - places[0] >= len(places):
+                    part = self._with_gaps(chain.name, subchain, part, full, places)
+            parts.append(part)
+        joined = parts[0] if len(parts) == 1 else _joined(parts)
+        return StructureChain(
+            name=chain.name,
+            sequence=joined.letters,
+            coords=joined.coords,
+            residue_ids=tuple(joined.ids),
+            notes=tuple(notes),
+        )
+
+    @cached_property
+    def _parents(self) -> dict[bytes, bytes]:
+        """Parents that the file itself gives to its modified residues."""
+        return {m.res_id.name.encode(): m.parent_comp_id.encode() for m in self._structure.mod_residues}
+
+    @cached_property
+    def _full_sequences(self) -> dict[str, str]:
+        """One letter a residue, by subchain."""
+        full: dict[str, str] = {}
+        for entity in self._structure.entities:
+            if entity.entity_type == gemmi.EntityType.Polymer and (names := entity.full_sequence):
+                # Of several amino acids in one place ("SER,GLY") the first: the observed one replaces it.
+                letters = [letter_and_kind(name.partition(",")[0].encode())[0] for name in names]
+                full.update(dict.fromkeys(entity.subchains, "".join(letters)))
+        return full
+
+    def _places(self, chain: gemmi.Chain, first: int, run: Residues, full: str) -> list[int] | None:
+        """Places of residues in their full sequence, from 0; None when it is not theirs."""
+        if not self._labelled:
+            numbers = run.numbers.tolist() if run.plainly_numbered else None
+            places = placed_at_once(run.letters, full, numbers)
+            if places is not None:
+                return places
+            self._structure.assign_label_seq_id(force=True)  # gemmi's alignment
+            self._labelled = True
+        places = placement(_labels(chain, run.index - first), full)
+        return places if places is not None and agrees(run.letters, full, places) else None
+
+    def _with_gaps(self, chain: str, subchain: str, part: _Part, full: str, places: list[int]) -> _Part:
+        """With a row of NaN for every residue of the full sequence that was not observed in between."""
+        offset, length = places[0], places[-1] + 1 - places[0]
+        letters = list(full[offset : offset + length])
+        coords = np.full((length, *part.coords.shape[1:]), np.nan, dtype=np.float32)
+        ids = [""] * length
+        coords[np.asarray(places) - offset] = part.coords
+        for place, letter, number in zip(places, part.letters, part.ids, strict=True):
+            letters[place - offset], ids[place - offset] = letter, number
+        for low, high in pairwise(places):
+            if high > low + 1:
+                before, after = ids[low - offset], ids[high - offset]
+                known = self._numbers_of_unobserved(chain, subchain, range(low + 1, high), before, after)
+                numbers = filled_numbers(before, after, high - low - 1, known)
+                ids[low + 1 - offset : high - offset] = numbers
+        return _Part("".join(letters), coords, ids)
+
+    def _numbers_of_unobserved(
+        self, chain: str, subchain: str, places: range, before: str, after: str
+    ) -> list[str]:
+        """What the file numbers the residues at ``places`` of a full sequence, none of which was observed."""
+        if self._block is not None:
+            numbers = [self._scheme.get((subchain, place), "") for place in places]
+            return numbers if all(numbers) else []
+        return [n for n in self._remark_465.get(chain, ()) if is_between(before, n, after)]
+
+    @cached_property
+    def _scheme(self) -> dict[tuple[str, int], str]:
+        """Residue number and insertion code by subchain and place, from ``_pdbx_poly_seq_scheme``."""
+        assert self._block is not None
+        tags = ["asym_id", "seq_id", "pdb_seq_num", "?pdb_ins_code"]
+        scheme = {}
+        for row in self._block.find("_pdbx_poly_seq_scheme.", tags):
+            residue_id = row.str(2) + (row.str(3) if row.has(3) else "")
+            if row[1].isdecimal() and is_residue_id(residue_id):
+                scheme[row.str(0), int(row[1]) - 1] = residue_id
+        return scheme
+
+    @cached_property
+    def _remark_465(self) -> dict[str, list[str]]:
+        """Numbers of the residues that were not observed, by chain, in the file's order."""
+        numbers: dict[str, list[str]] = {}
+        for line in self._structure.raw_remarks:
+            # "  M RES C SSSEQI", the model only where there are several; the remark begins with free text.
+            words = line[10:].split()
+            if line.startswith("REMARK 465") and 3 <= len(words) <= 4 and is_residue_id(words[-1]):
+                numbers.setdefault(words[-2], []).append(words[-1])
+        return numbers
+
+
+class _Part(NamedTuple):
+    """Residues of one polymer of a chain."""
+
+    letters: str
+    coords: Float[np.ndarray, "l 4 3"]
+    ids: list[str]
+
+
+def _joined(parts: list[_Part]) -> _Part:
+    return _Part(
+        "".join(part.letters for part in parts),
+        np.concatenate([part.coords for part in parts]),
+        [number for part in parts for number in part.ids],
+    )
+
+
+def _parsed(text: bytes, format: Format) -> tuple[gemmi.Structure, gemmi.cif.Block | None]:
+    """The structure, the parts of a chain put together, and the block it came from where it is mmCIF."""
+    block = None
+    try:
+        if format == MMCIF:
+            block = _block_with_atoms(gemmi.cif.read_string(text))
+            structure = gemmi.make_structure_from_block(block)
+        else:
+            try:
+                structure = gemmi.read_pdb_string(text)
+            except (RuntimeError, ValueError):
+                structure = gemmi.read_pdb_string(text, max_line_length=_OLD_COLUMNS)
+        structure.merge_chain_parts()
+    except StructureFileError:
+        raise
+    except Exception as error:  # whatever a parser in C++ makes of damage
+        raise StructureFileError(f"is damaged: {one_line(error)}") from None
+    if not len(structure):
+        raise StructureFileError("holds no atoms")
+    return structure, block
+
+
+def _block_with_atoms(document: gemmi.cif.Document) -> gemmi.cif.Block:
+    for block in document:
+        if block.find_values("_atom_site.id"):
+            return block
+    raise StructureFileError("holds no atoms")
+
+
+def _why_dropped(chain: gemmi.Chain) -> str:
+    kinds = {letter_and_kind(residue.name.encode())[1] for residue in chain}
+    if NUCLEIC in kinds:
+        return "nucleic acid"
+    return "amino acids that are no chain" if AMINO in kinds else "no amino acid"
+
+
+def _labels(chain: gemmi.Chain, index: Int[np.ndarray, " l"]) -> list[int | None]:
+    """``label_seq`` less one of the residues that hold the chain's atoms ``index``."""
+    sizes, labels = [], []
+    for residue in chain:
+        sizes.append(len(residue))
+        labels.append(residue.label_seq)
+    holders = np.searchsorted(np.cumsum(sizes), index, side="right").tolist()
+    return [None if (label := labels[holder]) is None else label - 1 for holder in holders]

@@ -1,0 +1,86 @@
+"""Where the observed residues of a chain stand in its full sequence, and what the others are numbered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Final
+
+from minifold_pl.data.records import split_residue_id
+
+_MAX_CONFLICT: Final = 0.05
+"""Share of residues in which atoms and full sequence may differ before the sequence is held to be another chain's."""
+_INSERTION_CODES: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def placed_at_once(observed: str, full: str, numbers: Sequence[int] | None) -> list[int] | None:
+    """Places of the observed residues in the full sequence where they are beyond doubt, else None.
+
+    Beyond doubt is one run that occurs once, or letters that all agree when residues are placed by their numbers
+    (None where numbers mean nothing) from a first run that occurs once.
+    """
+    if observed == full:
+        return list(range(len(full)))
+    start = full.find(observed)
+    if start >= 0 and full.find(observed, start + 1) < 0:
+        return list(range(start, start + len(observed)))
+    if numbers is None:
+        return None
+    run = next((i for i, (a, b) in enumerate(pairwise(numbers), 1) if b != a + 1), len(numbers))
+    start = full.find(observed[:run])
+    if start < 0 or full.find(observed[:run], start + 1) >= 0:
+        return None
+    places = placement([start + number - numbers[0] for number in numbers], full)
+    if places is None or any(full[p] != a for p, a in zip(places, observed, strict=True)):
+        return None
+    return places
+
+
+def placement(labels: Sequence[int | None], full: str) -> list[int] | None:
+    """The labels, if every residue has one and they run upwards within the full sequence."""
+    places = [label for label in labels if label is not None]
+    upwards = all(a < b for a, b in pairwise([-1, *places, len(full)]))
+    return places if upwards and len(places) == len(labels) else None
+
+
+def agrees(observed: str, full: str, places: Sequence[int]) -> bool:
+    """Whether the residues at their places are those of the full sequence, a few substitutions aside."""
+    conflicts = sum(a != full[p] for p, a in zip(places, observed, strict=True) if "X" not in (a, full[p]))
+    return conflicts <= max(1, _MAX_CONFLICT * len(observed))
+
+
+def is_residue_id(text: str) -> bool:
+    """Whether it is a residue number with at most an insertion code."""
+    try:
+        split_residue_id(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_between(before: str, residue_id: str, after: str) -> bool:
+    """Whether a residue number lies between two others: by number, then insertion code."""
+    try:
+        return split_residue_id(before) < split_residue_id(residue_id) < split_residue_id(after)
+    except ValueError:
+        return False
+
+
+def filled_numbers(before: str, after: str, count: int, known: Sequence[str]) -> list[str]:
+    """Residue numbers of ``count`` unobserved residues between two observed ones.
+
+    ``known`` are the numbers that the file gives to unobserved residues there. Where they are not as many, the
+    residues are counted on from the one before if there is room, else they get its number and a letter each. Empty
+    strings where even letters do not suffice.
+    """
+    if len(known) == count:
+        return list(known)
+    if not (is_residue_id(before) and is_residue_id(after)):
+        return [""] * count
+    (low, code), (high, _) = split_residue_id(before), split_residue_id(after)
+    if high - low > count:
+        return [str(low + i) for i in range(1, count + 1)]
+    free = _INSERTION_CODES[_INSERTION_CODES.find(code.upper()) + 1 if code else 0 :]
+    if high != low and count <= len(free):
+        return [f"{low}{letter}" for letter in free[:count]]
+    return [""] * count
