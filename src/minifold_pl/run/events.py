@@ -53,8 +53,6 @@ def append_event(path: Path, event: str, **details: Any) -> None:
     Raises:
         LeaseLost: Another process owns the run folder now.
     """
-    if not fence.may_write(path):
-        return
     guard = fence.guard_of(path)
     record: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event}
     if guard is not None:
@@ -64,6 +62,8 @@ def append_event(path: Path, event: str, **details: Any) -> None:
         record |= _places[key]()
     waiting = _waiting.setdefault(key, deque(maxlen=_KEPT))
     waiting.append(json.dumps(_plain({**record, **details})))
+    if not fence.may_write(path):
+        return
     try:
         _write(path, key, waiting)
     except OSError:

@@ -67,7 +67,11 @@ def check(path: Path) -> None:
 
 
 def may_write(path: Path) -> bool:
-    """Ask before a note in a log: False once the loss was told and the process is on its way out.
+    """Ask before a note in a log.
+
+    Returns:
+        False where the disk does not say (what is to be written can wait), and once the loss was told and the process
+        is on its way out.
 
     Raises:
         LeaseLost: As :func:`check`, the first time.
@@ -82,6 +86,8 @@ def may_write(path: Path) -> bool:
     except LeaseLost:
         _TOLD.add(found)
         raise
+    except OSError:
+        return False
     return True
 
 

@@ -49,6 +49,11 @@ class RunFolder:
         return self.path / "wandb" / "run-id"
 
     @property
+    def lease(self) -> Path:
+        """Says which process owns the folder."""
+        return self.path / "lease"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that trains."""
         return self.path / "run.lock"

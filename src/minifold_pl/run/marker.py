@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
+
+from minifold_pl.checkpoint.atomic import atomic_write_text
+from minifold_pl.run import fence
 
 
 class RunState(StrEnum):
@@ -28,10 +30,14 @@ class Marker:
 
 
 def write_marker(path: Path, marker: Marker) -> None:
-    """Replace the marker in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(asdict(marker)) + "\n")
-    os.replace(temporary, path)
+    """Replace the marker in one step.
+
+    Raises:
+        LeaseLost: Another process owns the run folder now.
+        OSError: Disk full, read-only, …
+    """
+    fence.check(path)
+    atomic_write_text(path, json.dumps(asdict(marker)) + "\n")
 
 
 def read_marker(path: Path) -> Marker | None:
