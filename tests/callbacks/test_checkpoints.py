@@ -46,7 +46,9 @@ def test_a_moved_run_keeps_its_best_and_drops_its_oldest(tiny, make_trainer, tmp
     moved = tmp_path / "moved"
     moved.mkdir()
     (tmp_path / "checkpoints").rename(moved / "checkpoints")
-    trainer = make_trainer(BestCheckpoint(), ResumeCheckpoint(keep_last=2), max_epochs=4, default_root_dir=moved)
+    trainer = make_trainer(
+        BestCheckpoint(), ResumeCheckpoint(keep_last=2), max_epochs=4, default_root_dir=moved
+    )
     latest = moved / "checkpoints" / "resume-00000009.ckpt"
     trainer.fit(tiny, ckpt_path=str(latest), weights_only=True)
     assert _names(moved) == ["best.ckpt", "resume-00000009.ckpt", "resume-00000012.ckpt"]

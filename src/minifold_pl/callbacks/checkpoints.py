@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from pathlib import Path
@@ -11,8 +12,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from minifold_pl.callbacks.saving import Job, SaveKeepsFailing, Saver, note, saver_of
-from minifold_pl.checkpoint.newest import find_newest, sweep
+from minifold_pl.callbacks.saving import Job, SaveKeepsFailing, Saver, agreed, note, saver_of
+from minifold_pl.checkpoint.newest import find_newest, set_aside_later, sweep
 from minifold_pl.checkpoint.rotation import Rotation, resume_name
 from minifold_pl.run.folder import RunFolder
 from minifold_pl.run.halt import RunHalted
@@ -74,12 +75,23 @@ class ResumeCheckpoint(Checkpoint):
         if stage == "fit" and trainer.is_global_zero:
             tidy(trainer)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Set aside checkpoints of a future that this start has left: they would win at the next one."""
+        if not trainer.is_global_zero or not _folder(trainer).is_dir():
+            return
+        # A folder that cannot be written now may be later, and then the saves will say what is wrong with it.
+        with contextlib.suppress(OSError):
+            for path in set_aside_later(_folder(trainer), trainer.global_step):
+                log.warning("set aside as %s: it is newer than where this start begins", path)
+                note(trainer, "checkpoint_superseded", file=path.name)
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save where the number of steps says so, or where a save is owed."""
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return
+        self.saver.prepare(trainer)
         self.saver.settle(trainer)
         step = trainer.global_step
         # A step that was left out does not make the one before it due again.
@@ -95,7 +107,7 @@ class ResumeCheckpoint(Checkpoint):
         if due or self._owed or last:
             self._save(trainer, wait=last)
         while last and self._owed:
-            self.saver.pause()
+            self.saver.pause(trainer)
             self._save(trainer, wait=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -106,7 +118,7 @@ class ResumeCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """See a write in the background through; its outcome is in the events."""
-        self.saver.finish()
+        self.saver.finish(trainer)
 
     def save_now(self, trainer: pl.Trainer) -> Path | None:
         """Save here and now, because the process has to leave; all ranks call it together.
@@ -174,11 +186,6 @@ class BestCheckpoint(Checkpoint):
         """Share the saver, or have one of its own."""
         self._saver = saver_of(trainer) or Saver()
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Do not wait for something better than a file that is no longer there."""
-        if self.best_score is not None and not (_folder(trainer) / self.FILE).is_file():
-            self.best_score, self.best_step = None, -1
-
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save if this is the best so far."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
@@ -187,6 +194,9 @@ class BestCheckpoint(Checkpoint):
         if score is None:
             return
         self._saver.settle(trainer, wait=True)
+        if not agreed(trainer, (_folder(trainer) / self.FILE).is_file()):
+            # Damaged and set aside, or removed: do not wait for something better than a file that is gone.
+            self.best_score, self.best_step = None, -1
         self.current_score = score
         waiting = None if self._unwritten is None else self._unwritten.about["score"]
         if not (self._better(score, self.best_score) and self._better(score, waiting)):
@@ -213,7 +223,7 @@ class BestCheckpoint(Checkpoint):
         if _ends_here(trainer):
             self._saver.settle(trainer, wait=True)
             while self._unwritten is not None:
-                self._saver.pause()
+                self._saver.pause(trainer)
                 self._try_again(trainer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -244,7 +254,7 @@ class BestCheckpoint(Checkpoint):
         if not job.saved:
             # Other checkpoints must not speak of a best one that does not exist.
             self.best_score, self.best_step = self._before
-            if job.checkpoint:
+            if job.taken:
                 self._unwritten = self._saver.keep(job)
 
     def _better(self, score: float, than: float | None) -> bool:

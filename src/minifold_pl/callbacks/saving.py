@@ -16,6 +16,7 @@ import lightning.pytorch as pl
 from minifold_pl.checkpoint.finite import non_finite_tensors
 from minifold_pl.checkpoint.io import refuse_foreign_state
 from minifold_pl.checkpoint.snapshot import Snapshots
+from minifold_pl.run import stop
 from minifold_pl.run.events import append_event
 from minifold_pl.run.folder import RunFolder
 from minifold_pl.run.halt import RetryLater, RunHalted
@@ -50,7 +51,11 @@ class Job:
     """Bytes."""
     error: Exception | None = None
     """Why it is not on the disk."""
+    taken: bool = False
+    """Whether there is a state, though perhaps not in this process's memory."""
     thread: threading.Thread | None = None
+    notes: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    """Events that are still to be written, by the training thread."""
 
     @property
     def saved(self) -> bool:
@@ -70,7 +75,7 @@ class Saver:
         max_failures: So many in a row end the run with :class:`SaveKeepsFailing`.
         first_delay: Seconds to the first new try.
         make_room: Called on a full disk with the folder; removes what can be spared, or returns None.
-        after: Called with the folder when a checkpoint is safe on the disk, in the thread that wrote it.
+        after: Called with a checkpoint's path when it is safe on the disk, in the thread that wrote it.
     """
 
     def __init__(
@@ -80,7 +85,7 @@ class Saver:
         max_failures: int = 10,
         first_delay: float = 1.0,
         make_room: Callable[[Path], Path | None] = lambda folder: None,
-        after: Callable[[Path], object] = lambda folder: None,
+        after: Callable[[Path], object] = lambda path: None,
     ) -> None:
         if max_failures < 1:
             raise ValueError(f"max_failures must be at least 1, got {max_failures}")
@@ -93,11 +98,28 @@ class Saver:
         self._after = after
         self._next_try = 0.0
         self._snapshots = Snapshots()
+        self._prepared = False
+        self._preparing: threading.Thread | None = None
         self._under_way: tuple[Job, Callable[[Job], None]] | None = None
+
+    def prepare(self, trainer: pl.Trainer) -> None:
+        """Have the memory for copies ready before the first save: the system takes longer than the copying.
+
+        Once, at a boundary. In a thread; the first save waits for it.
+        """
+        if not self.background or self._prepared:
+            return
+        self._prepared = True
+        state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        if trainer.is_global_zero:
+            self._preparing = threading.Thread(
+                target=self._snapshots.reserve, args=(state,), name="checkpoint"
+            )
+            self._preparing.start()
 
     def due_again(self, trainer: pl.Trainer) -> bool:
         """Whether it is time for another try, or none has failed."""
-        return self.failures == 0 or bool(_agreed(trainer, monotonic() >= self._next_try))
+        return self.failures == 0 or bool(agreed(trainer, monotonic() >= self._next_try))
 
     def save(
         self,
@@ -124,40 +146,32 @@ class Saver:
             RunHalted: The weights or the optimizer's moments are not finite; nothing was written.
         """
         self.settle(trainer, wait=True)
-        begun = perf_counter()
-        job = Job(
-            path=path, checkpoint={}, step=trainer.global_step, epoch=trainer.current_epoch, begun=begun
-        )
+        job = Job(path=path, checkpoint={}, step=trainer.global_step, epoch=trainer.current_epoch)
         job.about = dict(about or {})
-        job.error = _agreed(trainer, _flush_loggers(trainer))
+        # A logger that raises while the state is collected would leave the other processes waiting for this one.
+        job.error = agreed(trainer, self._flush(trainer, path.parent))
         if job.saved:
-            job.checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-            self._refuse_non_finite(trainer, job)
-            if self.background and not wait:
-                self._start(trainer, job, settled)
-                return
-            if trainer.is_global_zero:
-                self._write(trainer, job)
+            state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            _refuse_non_finite(trainer, job, state)
+            job.checkpoint, job.taken = state if trainer.is_global_zero else {}, True
+        if job.saved and self.background and not wait:
+            self._start(trainer, job, settled)
         else:
-            _note_failure(trainer, job)
-        job.stall = job.seconds = perf_counter() - begun
-        self._account(trainer, job, settled)
+            self._write_here(trainer, job, settled)
 
     def write_again(self, trainer: pl.Trainer, job: Job, settled: Callable[[Job], None]) -> None:
-        """Write a state that is still in memory, here and now."""
+        """Write a state that :meth:`keep` has kept, here and now."""
         self.settle(trainer, wait=True)
-        job.begun, job.error = perf_counter(), None
-        if trainer.is_global_zero:
-            self._write(trainer, job)
-        job.stall = job.seconds = perf_counter() - job.begun
-        self._account(trainer, job, settled)
+        job.begun, job.error = perf_counter(), agreed(trainer, self._flush(trainer, job.path.parent))
+        self._write_here(trainer, job, settled)
 
     def keep(self, job: Job) -> Job:
         """A failed job whose state stays in memory as it is now, for :meth:`write_again`."""
-        if job.thread is None and job.checkpoint:
+        if job.thread is None:
             job.checkpoint = Snapshots().take(job.checkpoint)
         else:
             self._snapshots.give_away()
+            job.thread = None
         return job
 
     def settle(self, trainer: pl.Trainer, *, wait: bool = False) -> None:
@@ -178,26 +192,57 @@ class Saver:
         self._under_way = None
         self._account(trainer, job, settled)
 
-    def finish(self) -> None:
+    def finish(self, trainer: pl.Trainer) -> None:
         """Wait for a write in the background, whatever comes of it; for a process that ends."""
-        if self._under_way is not None and self._under_way[0].thread is not None:
-            self._under_way[0].thread.join()
+        if self._under_way is not None:
+            job = self._under_way[0]
+            if job.thread is not None:
+                job.thread.join()
+            _write_notes(trainer, job)
 
-    def pause(self) -> None:
-        """Stand still until the next try is due."""
-        sleep(max(0.0, self._next_try - monotonic()))
+    def pause(self, trainer: pl.Trainer) -> None:
+        """Stand still until the next try is due.
+
+        Raises:
+            SaveKeepsFailing: The run is asked to stop meanwhile.
+        """
+        while not self.due_again(trainer):
+            name = agreed(trainer, stop.requested())
+            if name is not None:
+                raise SaveKeepsFailing(f"{name} came while the last checkpoint could not be written")
+            sleep(0.05)
 
     def _start(self, trainer: pl.Trainer, job: Job, settled: Callable[[Job], None]) -> None:
         self._under_way = (job, settled)
         if trainer.is_global_zero:
-            refuse_foreign_state(job.checkpoint)
-            job.checkpoint = self._snapshots.take(job.checkpoint)
-            # Not a daemon: an interpreter that ends waits for it.
-            job.thread = threading.Thread(target=self._write, args=(trainer, job), name="checkpoint")
-            job.thread.start()
-        else:
-            job.checkpoint = {}
+            try:
+                refuse_foreign_state(job.checkpoint)
+                if self._preparing is not None:
+                    self._preparing.join()
+                    self._preparing = None
+                job.checkpoint = self._snapshots.take(job.checkpoint)
+            except Exception as error:  # the other processes learn of it with the outcome
+                job.error = error
+            else:
+                # Not a daemon: an interpreter that ends waits for it.
+                job.thread = threading.Thread(target=self._write, args=(trainer, job), name="checkpoint")
+                job.thread.start()
         job.stall = perf_counter() - job.begun
+
+    def _write_here(self, trainer: pl.Trainer, job: Job, settled: Callable[[Job], None]) -> None:
+        if not job.saved:
+            _note_failure(trainer, job)
+        elif trainer.is_global_zero:
+            self._write(trainer, job)
+        job.stall = job.seconds = perf_counter() - job.begun
+        self._account(trainer, job, settled)
+
+    def _flush(self, trainer: pl.Trainer, folder: Path) -> OSError | None:
+        """A checkpoint must not be newer than its metrics: a resumed run would not write them again."""
+        error = _flush_loggers(trainer)
+        while error is not None and error.errno in _FULL and self._make_room(folder) is not None:
+            error = _flush_loggers(trainer)
+        return error
 
     def _write(self, trainer: pl.Trainer, job: Job) -> None:
         """On rank 0, in either thread."""
@@ -211,20 +256,22 @@ class Saver:
                     if freed is None:
                         raise
                     log.warning("the disk is full: removed %s, a newer checkpoint is whole", freed)
-                    note(trainer, "checkpoint_removed", file=freed.name, reason="disk full")
+                    job.notes.append(("checkpoint_removed", {"file": freed.name, "reason": "disk full"}))
             job.size = job.path.stat().st_size
             job.seconds = perf_counter() - job.begun
-            note(trainer, "saved", **_place(job), seconds=round(job.seconds, 3), bytes=job.size, **job.about)
-            self._after(job.path.parent)
+            costs = {"seconds": round(job.seconds, 3), "bytes": job.size}
+            job.notes.append(("saved", {**_place(job), **costs, **job.about}))
+            self._after(job.path)
         except Exception as error:  # reported to the training thread, which decides
             job.error = error
             if isinstance(error, OSError):
                 _note_failure(trainer, job)
 
     def _account(self, trainer: pl.Trainer, job: Job, settled: Callable[[Job], None]) -> None:
+        _write_notes(trainer, job)
         own = job.error
         # An error's class may not exist in another process; the system's errors do.
-        said = _agreed(trainer, own if own is None or isinstance(own, OSError) else str(own))
+        said = agreed(trainer, own if own is None or isinstance(own, OSError) else str(own))
         if own is not None and not isinstance(own, OSError):
             raise own
         if isinstance(said, str):
@@ -245,18 +292,6 @@ class Saver:
                 f"{job.path.parent} are as they were; start again when they can be written"
             )
 
-    def _refuse_non_finite(self, trainer: pl.Trainer, job: Job) -> None:
-        found = _agreed(trainer, non_finite_tensors(job.checkpoint) if trainer.is_global_zero else [])
-        if found:
-            if trainer.is_global_zero:
-                note(trainer, "non_finite_weights", **_place(job), tensors=found[:20], count=len(found))
-            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-            raise RunHalted(
-                f"NaN or infinity after step {job.step} in {', '.join(found[:3])}{more}. This state was not saved; "
-                f"the checkpoints of {job.path.parent} are of the time before. A smaller learning rate, or "
-                "clipping, may prevent it"
-            )
-
 
 def saver_of(trainer: pl.Trainer) -> Saver | None:
     """The saver that the trainer's callbacks share, if one of them brings it."""
@@ -268,11 +303,27 @@ def saver_of(trainer: pl.Trainer) -> Saver | None:
 
 
 def note(trainer: pl.Trainer, event: str, **details: Any) -> None:
-    """Append to the run's events; a disk that refuses that, too, must not end the run."""
-    try:
+    """Append to the run's events, on rank 0."""
+    if trainer.is_global_zero:
         append_event(RunFolder(Path(trainer.default_root_dir)).events, event, **details)
-    except OSError as error:
-        log.warning("event %s %s could not be written: %s", event, details, error)
+
+
+def _write_notes(trainer: pl.Trainer, job: Job) -> None:
+    while job.notes:
+        event, details = job.notes.pop(0)
+        note(trainer, event, **details)
+
+
+def _refuse_non_finite(trainer: pl.Trainer, job: Job, state: dict[str, Any]) -> None:
+    found = agreed(trainer, non_finite_tensors(state) if trainer.is_global_zero else [])
+    if found:
+        note(trainer, "non_finite_weights", **_place(job), tensors=found[:20], count=len(found))
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise RunHalted(
+            f"NaN or infinity after step {job.step} in {', '.join(found[:3])}{more}. This state was not saved; "
+            f"the checkpoints of {job.path.parent} are of the time before. A smaller learning rate, or clipping, "
+            "may prevent it"
+        )
 
 
 def _note_failure(trainer: pl.Trainer, job: Job) -> None:
@@ -281,7 +332,7 @@ def _note_failure(trainer: pl.Trainer, job: Job) -> None:
             "COULD NOT SAVE step %d as %s: %s. Training goes on and will try again; older checkpoints are whole",
             job.step, job.path, job.error,
         )  # fmt: skip
-        note(trainer, "save_failed", **_place(job), error=str(job.error))
+    job.notes.append(("save_failed", {**_place(job), "error": str(job.error)}))
 
 
 def _place(job: Job) -> dict[str, Any]:
@@ -289,12 +340,16 @@ def _place(job: Job) -> dict[str, Any]:
 
 
 def _flush_loggers(trainer: pl.Trainer) -> OSError | None:
-    """A checkpoint must not be newer than the rows of its metrics: a resumed run would not write them again."""
-    try:
-        for logger in trainer.loggers:
+    for logger in trainer.loggers:
+        try:
             logger.save()
-    except OSError as error:
-        return error
+        except OSError as error:
+            return error
+        behind = getattr(logger, "behind", None)
+        if isinstance(behind, OSError):
+            return OSError(
+                behind.errno, f"{behind.strerror} for the rows of {logger.name}, which have to be first"
+            )
     return None
 
 
@@ -308,6 +363,6 @@ def _log_costs(trainer: pl.Trainer, job: Job) -> None:
         logger.log_metrics(values, step=max(trainer.global_step - 1, 0))
 
 
-def _agreed(trainer: pl.Trainer, value: Any) -> Any:
+def agreed(trainer: pl.Trainer, value: Any) -> Any:
     """What rank 0 says."""
     return value if trainer.world_size == 1 else trainer.strategy.broadcast(value)

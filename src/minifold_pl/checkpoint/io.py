@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -89,18 +90,34 @@ def save(
     """
     path = Path(path)
     refuse_foreign_state(checkpoint)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with staged(path, before_commit) as (stream, commit):
-        try:
-            torch.save(checkpoint, cast(IO[bytes], stream))
-        except RuntimeError as error:
-            # torch's writer says "unexpected pos" where the disk was full.
-            if stream.error is not None:
-                raise stream.error from error
-            raise
-        content = _content(checkpoint, stream)
-        _commit(path, content, commit, before_commit)
-    return content
+
+    def announce() -> None:
+        # A writer that has lost its right must not touch the manifest of its successor's file either.
+        if before_commit is not None:
+            before_commit()
+        content.append(_content(checkpoint, stream))
+        write_manifest(path, Manifest(content=content[0], replaces=_present(path)))
+        if before_commit is not None:
+            before_commit()
+
+    content: list[Content] = []
+    try:
+        with staged(path, announce) as (stream, commit):
+            try:
+                torch.save(checkpoint, cast(IO[bytes], stream))
+            except RuntimeError as error:
+                # torch's writer says "unexpected pos" where the disk was full.
+                if stream.error is not None:
+                    raise stream.error from error
+                raise
+            commit()
+    except Exception:
+        if content and not path.exists():
+            with contextlib.suppress(OSError):
+                manifest_path(path).unlink(missing_ok=True)
+        raise
+    write_manifest(path, Manifest(content=content[0]))
+    return content[0]
 
 
 def remove(path: str | os.PathLike[str]) -> None:
@@ -126,15 +143,6 @@ def refuse_foreign_state(checkpoint: dict[str, Any]) -> None:
             f"a checkpoint holds plain state only, and {foreign} is none: it could never be loaded again. "
             "Save tensors, numbers, text and dicts, lists or tuples of them"
         )
-
-
-def _commit(path: Path, content: Content, commit: Callable[[], None], before_commit: Fence | None) -> None:
-    # A writer that has lost its right must not touch the manifest of its successor's file either.
-    if before_commit is not None:
-        before_commit()
-    write_manifest(path, Manifest(content=content, replaces=_present(path)))
-    commit()
-    write_manifest(path, Manifest(content=content))
 
 
 def _present(path: Path) -> Content | None:

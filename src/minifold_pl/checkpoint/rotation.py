@@ -43,12 +43,16 @@ class Rotation:
             return []
         return [step for step in ordered[: -self.last] if not self._for_good(step)]
 
-    def apply(self, folder: Path) -> list[Path]:
-        """Remove what may go; to be called when a new checkpoint is safe on the disk.
+    def apply(self, written: Path) -> list[Path]:
+        """Remove what may go now that ``written`` is safe on the disk; returns what was removed.
 
-        A file that cannot be removed stays: the next time will do.
+        A file that cannot be removed stays: the next time will do. Checkpoints of more steps than the written one
+        are left alone, and they do not crowd it out.
         """
-        there = _resumable(folder)
+        match = _NAME.fullmatch(written.name)
+        if match is None:
+            return []
+        there = {s: p for s, p in _resumable(written.parent).items() if s <= int(match.group(1))}
         removed = []
         for step in self.surplus(there):
             with contextlib.suppress(OSError):

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_Kind = tuple[tuple[int, ...], torch.dtype, bool]
+"""Shape, type, and whether the memory is pinned."""
+
 
 class Snapshots:
     """Copies states into CPU memory that is used again for the next one.
@@ -17,8 +20,14 @@ class Snapshots:
     """
 
     def __init__(self) -> None:
-        self._spare: dict[tuple[Any, ...], list[Tensor]] = {}
-        self._lent: list[tuple[tuple[Any, ...], Tensor]] = []
+        self._spare: dict[_Kind, list[Tensor]] = {}
+        self._lent: list[tuple[_Kind, Tensor]] = []
+
+    def reserve(self, state: dict[str, Any]) -> None:
+        """Have memory for copies of such a state; its values are not read."""
+        for tensor in _tensors(state):
+            key = _kind(tensor)
+            self._spare.setdefault(key, []).append(_buffer(key).zero_())
 
     def take(self, state: dict[str, Any]) -> dict[str, Any]:
         """A copy of plain state; the one taken before must not be in use any more.
@@ -55,7 +64,10 @@ class Snapshots:
                 copies[place] = self._copy_tensor(value)
             return copies[place]
         if isinstance(value, Mapping):
-            return type(value)((k, self._copy(v, copies)) for k, v in value.items())  # type: ignore[call-arg]
+            copied = type(value)({k: self._copy(v, copies) for k, v in value.items()})  # type: ignore[call-arg]
+            # A module's state_dict carries the versions of its parts as an attribute.
+            getattr(copied, "__dict__", {}).update(getattr(value, "__dict__", {}))
+            return copied
         if isinstance(value, list | tuple):
             return type(value)(self._copy(v, copies) for v in value)
         if isinstance(value, set):
@@ -63,17 +75,21 @@ class Snapshots:
         return value
 
     def _copy_tensor(self, source: Tensor) -> Tensor:
-        pinned = source.device.type == "cuda"
-        key = (tuple(source.shape), source.dtype, pinned)
+        key = _kind(source)
         spare = self._spare.get(key)
-        target = (
-            spare.pop()
-            if spare
-            else torch.empty(source.shape, dtype=source.dtype, device="cpu", pin_memory=pinned)
-        )
+        target = spare.pop() if spare else _buffer(key)
         self._lent.append((key, target))
-        target.copy_(source.detach(), non_blocking=pinned)
+        target.copy_(source.detach(), non_blocking=key[-1])
         return target
+
+
+def _kind(tensor: Tensor) -> _Kind:
+    return tuple(tensor.shape), tensor.dtype, tensor.device.type == "cuda"
+
+
+def _buffer(kind: _Kind) -> Tensor:
+    shape, dtype, pinned = kind
+    return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=pinned)
 
 
 def _tensors(value: Any) -> list[Tensor]:
