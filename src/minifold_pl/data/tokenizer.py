@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from torch import Tensor
 
 from minifold_pl.constants import (
     AMINO_ACIDS,
@@ -18,6 +17,9 @@ from minifold_pl.constants import (
     UNK,
     VOCABULARY_SIZE,
 )
+
+if TYPE_CHECKING:  # preparing a store starts many processes that need no torch
+    from torch import Tensor
 
 UNKNOWN_LETTER: Final = "X"
 MASK_LETTER: Final = "_"
