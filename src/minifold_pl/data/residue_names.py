@@ -42,3 +42,9 @@ def letter_and_kind(code: bytes) -> tuple[str, int]:
     if info.is_nucleic_acid():
         return UNKNOWN_LETTER, NUCLEIC
     return UNKNOWN_LETTER, OTHER if info.found() else UNHEARD
+
+
+@lru_cache(maxsize=4096)
+def letter_of(name: str) -> str:
+    """One letter of a residue of a full sequence; of several in one place (``SER,GLY``) the first one's."""
+    return letter_and_kind(name.partition(",")[0].encode("latin-1", "replace"))[0]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import re
 import zlib
 from pathlib import Path
@@ -28,7 +26,6 @@ _CIF: Final = re.compile(rb"(?:\s|#[^\n]*\n)*data_", re.IGNORECASE)
 _PDB_RECORD: Final = re.compile(
     rb"^(?:ATOM  |HETATM|HEADER|TITLE |COMPND|REMARK|SEQRES|MODEL |CRYST1|EXPDTA|AUTHOR)", re.MULTILINE
 )
-_PDB_ATOM: Final = re.compile(rb"^(?:ATOM  |HETATM)", re.MULTILINE)
 _LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
 
 
@@ -64,15 +61,33 @@ def unpacked(content: bytes) -> bytes:
             raise StructureFileError(f"is compressed by {name}; unpack it, or use gzip")
     if content.startswith(_GZIP):
         try:
-            with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
-                content = file.read(MAX_BYTES + 1)
-        except (OSError, EOFError, zlib.error) as error:
+            content = _gunzipped(content)
+        except (EOFError, zlib.error) as error:
             raise StructureFileError(f"damaged gzip: {one_line(error)}") from None
         if len(content) > MAX_BYTES:
             raise StructureFileError(f"unpacks to more than {MAX_BYTES >> 30} GiB")
     if not content[:_HEAD].strip() and not content.strip():
         raise StructureFileError("is empty")
     return content
+
+
+def _gunzipped(content: bytes) -> bytes:
+    """All members of a gzip file; reads at most a little more than ``MAX_BYTES``.
+
+    In one call a member: Python's own file object copies twice.
+    """
+    parts: list[bytes] = []
+    room = MAX_BYTES + 1
+    while content.startswith(_GZIP) and room > 0:
+        unpacker = zlib.decompressobj(wbits=31)
+        parts.append(unpacker.decompress(content, room))
+        room -= len(parts[-1])
+        if room > 0 and not unpacker.eof:
+            raise EOFError("the file ends within its compressed data")
+        content = unpacker.unused_data
+    if room > 0 and content.strip(b"\0"):
+        raise zlib.error("something else follows the compressed data")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def format_of(text: bytes) -> Format:
@@ -99,7 +114,7 @@ def format_of(text: bytes) -> Format:
     for opening, what in _OTHERS.items():
         if start.startswith(opening):
             raise StructureFileError(f"is {what}, neither PDB nor mmCIF")
-    if _PDB_ATOM.search(text):
+    if head.startswith((b"ATOM  ", b"HETATM")) or b"\nATOM  " in text or b"\nHETATM" in text:
         return PDB
     if _PDB_RECORD.search(head):
         raise StructureFileError("holds no atoms")

@@ -29,9 +29,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from minifold_pl.constants import CA_ATOM
-from minifold_pl.data.backbone_atoms import BackboneAtoms, Residues
+from minifold_pl.data.backbone_atoms import Residues, protein_residues
 from minifold_pl.data.records import peptide_bonds
-from minifold_pl.data.residue_names import AMINO, NUCLEIC, UNKNOWN_LETTER, letter_and_kind
+from minifold_pl.data.residue_names import AMINO, NUCLEIC, UNKNOWN_LETTER, letter_and_kind, letter_of
 from minifold_pl.data.structure_content import (
     MMCIF,
     Format,
@@ -150,7 +150,6 @@ class _Reader:
         self.format = format_of(text)
         self._structure, self._block = _parsed(text, self.format)
         self.models = len(self._structure)
-        self._atoms = BackboneAtoms.of(self._structure)
         self._labelled = self.format == MMCIF
 
     def model(self, number: int) -> StructureFile:
@@ -158,12 +157,14 @@ class _Reader:
         if not 1 <= number <= self.models:
             raise StructureFileError(f"has {self.models} models, no model {number}")
         first = sum(self._structure[i].count_atom_sites() for i in range(number - 1))
+        model = self._structure[number - 1]
+        residues = protein_residues(self._structure, slice(first, first + model.count_atom_sites()))
         chains: list[StructureChain] = []
         dropped: list[Dropped] = []
         try:
-            for chain in self._structure[number - 1]:
+            for chain in model:
                 last = first + chain.count_atom_sites()
-                found = self._chain(chain, first, last)
+                found = self._chain(chain, first, residues.between(first, last))
                 first = last
                 if isinstance(found, Dropped):
                     dropped.append(found)
@@ -180,13 +181,12 @@ class _Reader:
             dropped=tuple(dropped),
         )
 
-    def _chain(self, chain: gemmi.Chain, first: int, last: int) -> StructureChain | Dropped:
-        residues = self._atoms.residues(first, last, self._parents)
-        if residues is None:
+    def _chain(self, chain: gemmi.Chain, first: int, residues: Residues) -> StructureChain | Dropped:
+        if not len(residues):
             return Dropped(chain.name, _why_dropped(chain))
         notes: list[tuple[str, str]] = []
-        if residues.impossible:
-            notes.append(("impossible coordinates left out", f"{residues.impossible} atoms"))
+        if impossible := int(residues.impossible.sum()):
+            notes.append(("impossible coordinates left out", f"{impossible} atoms"))
         if unknown := residues.letters.count(UNKNOWN_LETTER):
             notes.append(("residues without a known parent read as X", f"{unknown} of {len(residues)}"))
         parts = []
@@ -210,19 +210,12 @@ class _Reader:
         )
 
     @cached_property
-    def _parents(self) -> dict[bytes, bytes]:
-        """Parents that the file itself gives to its modified residues."""
-        return {m.res_id.name.encode(): m.parent_comp_id.encode() for m in self._structure.mod_residues}
-
-    @cached_property
     def _full_sequences(self) -> dict[str, str]:
         """One letter a residue, by subchain."""
         full: dict[str, str] = {}
         for entity in self._structure.entities:
             if entity.entity_type == gemmi.EntityType.Polymer and (names := entity.full_sequence):
-                # Of several amino acids in one place ("SER,GLY") the first: the observed one replaces it.
-                letters = [letter_and_kind(name.partition(",")[0].encode())[0] for name in names]
-                full.update(dict.fromkeys(entity.subchains, "".join(letters)))
+                full.update(dict.fromkeys(entity.subchains, "".join(map(letter_of, names))))
         return full
 
     def _places(self, chain: gemmi.Chain, first: int, run: Residues, full: str) -> list[int] | None:
