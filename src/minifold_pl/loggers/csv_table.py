@@ -100,7 +100,10 @@ class CsvTable:
         else:
             file = self._look()
             last = {file.last: file.last_row} if file.last >= 0 else {}
-        merged = {step: {**last.get(step, {}), **kept.get(step, {})} for step in {*last, *kept}}
+        merged = {
+            step: dict(sorted({**last.get(step, {}), **kept.get(step, {})}.items()))
+            for step in {*last, *kept}
+        }
         return dict(sorted(merged.items()))
 
     def go_back(self, step: int, rows: Mapping[int, Mapping[str, str]] | None = None) -> None:
