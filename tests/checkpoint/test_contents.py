@@ -80,6 +80,26 @@ def test_the_summary_tells_what_was_saved(tmp_path: Path, checkpoint_of: Make) -
     assert summary({**checkpoint_of(57), "current_model_state": {}}).ema
 
 
+@pytest.mark.parametrize(
+    ("epochs", "batch", "validation", "told"),
+    [
+        ((3, 3), 0, (0, 0), "after epoch 3"),
+        ((4, 3), 7, (0, 0), "in epoch 4, after batch 7"),
+        ((4, 3), 9, (1, 0), "in epoch 4, after batch 9, with its validation"),
+    ],
+)
+def test_the_summary_says_where_training_goes_on(
+    checkpoint_of: Make, epochs: tuple[int, int], batch: int, validation: tuple[int, int], told: str
+) -> None:
+    loops = {
+        "epoch_progress": {"current": {"ready": epochs[0], "processed": epochs[1]}},
+        "epoch_loop.batch_progress": {"current": {"ready": batch}},
+        "epoch_loop.val_loop.batch_progress": {"total": {"ready": validation[0], "processed": validation[1]}},
+    }
+    assert summary({**checkpoint_of(1), "loops": {"fit_loop": loops}}).place == told
+    assert summary({**checkpoint_of(1), "loops": 3}).place is None
+
+
 def test_a_checkpoint_of_stock_lightning_is_described_too() -> None:
     told = summary({"state_dict": {"w": torch.zeros(3)}, "global_step": 2, "epoch": 1})
     assert told.stage is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import stat
 import struct
 import zipfile
 import zlib
@@ -154,6 +155,8 @@ class CheckpointSummary:
     lightning: str | None
     step: int
     epoch: int
+    place: str | None
+    """Where training goes on, in words."""
     parameters: dict[str, int]
     """Elements of ``state_dict`` by top-level part, buffers among them."""
     total: int
@@ -192,12 +195,13 @@ def summary(checkpoint: Mapping[str, Any]) -> CheckpointSummary:
         stage=_text(project.get("stage")),
         version=_text(project.get("version")),
         lightning=_text(checkpoint.get("pytorch-lightning_version")),
-        step=int(checkpoint.get("global_step", 0)),
-        epoch=int(checkpoint.get("epoch", 0)),
+        step=_count(checkpoint.get("global_step", 0)),
+        epoch=_count(checkpoint.get("epoch", 0)),
+        place=_place(checkpoint),
         parameters=dict(parts),
         total=sum(parts.values()),
         ema=RAW_WEIGHTS_KEY in checkpoint,
-        optimizers=len(checkpoint.get("optimizer_states", ())),
+        optimizers=len(_sequence(checkpoint.get("optimizer_states"))),
         callbacks=callbacks,
         metrics=_monitored(callbacks),
         model=_text(model_config.get("class_path")),
@@ -208,6 +212,9 @@ def summary(checkpoint: Mapping[str, Any]) -> CheckpointSummary:
 
 def _refuse_what_is_no_archive(path: Path) -> None:
     try:
+        kind = path.stat().st_mode
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+            raise CheckpointError(f"{path} is no regular file")
         with open(path, "rb") as stream:
             head = stream.read(64)
     except FileNotFoundError as error:
@@ -250,6 +257,28 @@ def _plain_values(state: Mapping[str, Any]) -> dict[str, Any]:
         else:
             plain[str(key)] = value if isinstance(value, str | int | float | bool | None) else str(value)
     return plain
+
+
+def _place(checkpoint: Mapping[str, Any]) -> str | None:
+    loops = _mapping(_mapping(checkpoint.get("loops")).get("fit_loop"))
+    epochs = _mapping(_mapping(loops.get("epoch_progress")).get("current"))
+    batches = _mapping(_mapping(loops.get("epoch_loop.batch_progress")).get("current"))
+    validation = _mapping(_mapping(loops.get("epoch_loop.val_loop.batch_progress")).get("total"))
+    done, begun, taken = epochs.get("processed"), epochs.get("ready"), batches.get("ready")
+    if not (isinstance(done, int) and isinstance(begun, int) and isinstance(taken, int)):
+        return None
+    if begun <= done:
+        return f"after epoch {done}"
+    due = validation.get("ready") == 1 and validation.get("processed") == 0
+    return f"in epoch {begun}, after batch {taken}" + (", with its validation" if due else "")
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _sequence(value: object) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 def _mapping(value: object) -> dict[str, Any]:

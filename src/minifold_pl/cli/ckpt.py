@@ -1,14 +1,14 @@
-"""``minifold-pl ckpt``: what a checkpoint holds."""
+"""``minifold-pl ckpt``: what a checkpoint holds, whether it is whole, what two have different, its weights alone."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from minifold_pl.cli.generation import told_to_the_user
+from minifold_pl.cli.errors import UserError
+from minifold_pl.cli.generation import positive, told_to_the_user
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -25,14 +25,58 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         description="Verify a checkpoint and tell what it holds.",
     )
     show.add_argument("path", type=Path, metavar="PATH", help="a checkpoint")
-    show.add_argument("--json", action="store_true", help="print JSON, with the model's whole config")
-    show.set_defaults(run=run)
+    show.set_defaults(run=_run_show)
+    diff = commands.add_parser(
+        "diff",
+        help="where two checkpoints differ: keys, shapes, values by module, optimizer, loops",
+        description="Compare two checkpoints, tensor by tensor and value by value.",
+    )
+    diff.add_argument("first", type=Path, metavar="FIRST", help="a checkpoint")
+    diff.add_argument("second", type=Path, metavar="SECOND", help="another one")
+    diff.add_argument(
+        "--depth",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="name parts that make a module: 1 (default) for denoiser, 2 for denoiser.blocks …",
+    )
+    diff.add_argument("--exit-code", action="store_true", help="end with 1 where anything differs")
+    diff.set_defaults(run=_run_diff)
+    verify = commands.add_parser(
+        "verify",
+        help="whether checkpoints are whole, and which one a run would go on from",
+        description="Check every byte of checkpoints against their checksums. Ends with 1 if one is damaged.",
+    )
+    verify.add_argument(
+        "path",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help="checkpoints, or folders of them such as a run folder",
+    )
+    verify.set_defaults(run=_run_verify)
+    for command in (show, diff, verify):
+        command.add_argument("--json", action="store_true", help="print JSON")
+    export = commands.add_parser(
+        "export",
+        help="the weights alone, as .safetensors or .pt",
+        description="Write the weights and the model's config, without the training state.",
+    )
+    export.add_argument("path", type=Path, metavar="PATH", help="a checkpoint")
+    export.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="ends in .safetensors, .pt or .ckpt"
+    )
+    export.add_argument(
+        "--weights", choices=("ema", "raw"), default="ema", help="averaged weights (default) or the raw ones"
+    )
+    export.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    export.set_defaults(run=_run_export)
     return parser
 
 
-def run(args: argparse.Namespace) -> int:
-    """Verify, read and print."""
+def _run_show(args: argparse.Namespace) -> int:
     from minifold_pl.checkpoint.contents import load_unverified, summary, verify
+    from minifold_pl.cli.ckpt_tables import show_summary
     from minifold_pl.export.manifest import manifest_text
 
     with told_to_the_user():
@@ -46,38 +90,71 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(manifest_text("ckpt show", content), end="")
     else:
-        _show(content)
+        show_summary(content)
     return 0
 
 
-def _show(content: Mapping[str, Any]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+def _run_diff(args: argparse.Namespace) -> int:
+    from minifold_pl.checkpoint.contents import load_unverified, verify
+    from minifold_pl.checkpoint.differences import differences
+    from minifold_pl.cli.ckpt_tables import show_differences
+    from minifold_pl.export.manifest import manifest_text
 
-    file = content["file"]
-    table = Table(show_header=False, title=escape(content["path"]))
-    table.add_row("file", f"{file['size']:,} bytes, sha256 {file['sha256'][:16]}…")
-    table.add_row(
-        "verified",
-        "size and checksum are those of its manifest"
-        if file["manifest"]
-        else "no manifest beside it: only the archive's own checksums were checked",
-    )
-    ours = content["stage"] is not None
-    table.add_row("stage", content["stage"] if ours else "not a minifold-pl checkpoint")
-    table.add_row(
-        "written by", f"minifold-pl {content['version'] or '?'}, Lightning {content['lightning'] or '?'}"
-    )
-    table.add_row("step, epoch", f"{content['step']:,}, {content['epoch']}")
-    table.add_row("model", content["model"] or "–")
-    table.add_row("weights", "averaged (EMA), raw ones beside them" if content["ema"] else "raw, no EMA")
-    table.add_row("elements", f"{content['total']:,}")
-    for name, count in content["parameters"].items():
-        table.add_row(f"  {escape(name)}", f"{count:,}")
-    table.add_row("optimizer states", str(content["optimizers"]))
-    for name, value in content["metrics"].items():
-        table.add_row(escape(name), f"{value:.5g}")
-    for name in content["callbacks"]:
-        table.add_row("callback", escape(name))
-    Console().print(table)
+    loaded = []
+    for path in (args.first, args.second):
+        with told_to_the_user():
+            verify(path)
+            loaded.append(load_unverified(path, mmap=True))
+    found = differences(*loaded, depth=args.depth)
+    if args.json:
+        content = {"first": str(args.first), "second": str(args.second), "same": found.same, **asdict(found)}
+        print(manifest_text("ckpt diff", content), end="")
+    else:
+        show_differences(str(args.first), str(args.second), found)
+    return 1 if args.exit_code and not found.same else 0
+
+
+def _run_verify(args: argparse.Namespace) -> int:
+    from minifold_pl.checkpoint.contents import CheckpointError, verify
+    from minifold_pl.checkpoint.newest import find_newest
+    from minifold_pl.cli.ckpt_tables import show_verified
+    from minifold_pl.export.manifest import manifest_text
+
+    results: list[dict[str, Any]] = []
+    newest: dict[str, str | None] = {}
+    for path in args.path:
+        paths = [path]
+        if path.is_dir():
+            paths = sorted(path.rglob("*.ckpt"))
+            if not paths:
+                raise UserError(f"there is no checkpoint (*.ckpt) in {path}", exit_code=2)
+            for folder in dict.fromkeys(p.parent for p in paths):
+                found = find_newest(folder).path
+                newest[str(folder)] = None if found is None else found.name
+        for checkpoint in paths:
+            try:
+                results.append({"path": str(checkpoint), "whole": True, **asdict(verify(checkpoint))})
+            except CheckpointError as error:
+                results.append({"path": str(checkpoint), "whole": False, "error": str(error)})
+    if args.json:
+        print(manifest_text("ckpt verify", {"checkpoints": results, "newest": newest}), end="")
+    else:
+        show_verified(results, newest)
+    return 0 if all(result["whole"] for result in results) else 1
+
+
+def _run_export(args: argparse.Namespace) -> int:
+    from minifold_pl.checkpoint.contents import read_checkpoint
+    from minifold_pl.checkpoint.export import SUFFIXES, export_weights
+
+    out: Path = args.out
+    if out.suffix not in SUFFIXES:
+        raise UserError(f"--out {out} ends in none of {', '.join(SUFFIXES)}", exit_code=2)
+    if out.exists() and (out.is_dir() or not args.overwrite):
+        raise UserError(f"--out {out} is there already: give another name, or --overwrite", exit_code=2)
+    if out.exists() and out.samefile(args.path):
+        raise UserError("--out is the checkpoint itself: its training state would be lost", exit_code=2)
+    with told_to_the_user():
+        count = export_weights(read_checkpoint(args.path), out, args.weights)
+    print(f"{out}: {count} tensors, {out.stat().st_size:,} bytes")
+    return 0
