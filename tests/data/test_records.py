@@ -57,7 +57,7 @@ def test_residue_numbers_are_as_many_as_residues_and_of_one_form(make_record):
     assert [split_residue_id(i) for i in record.residue_ids] == [(-3, ""), (12, ""), (12, "A")]
     with pytest.raises(ValueError, match="2 residue numbers for 3 residues"):
         make_record("a", 3, residue_ids=("1", "2"))
-    for bad in ("", "A", "1AB", "1.5", " 1", "1\n", "٣"):
+    for bad in ("", "A", "1AB", "1.5", " 1", "1\n", "٣", "007", "-0"):
         with pytest.raises(ValueError, match="is not an integer with at most one letter"):
             make_record("a", 1, residue_ids=(bad,))
         with pytest.raises(ValueError, match="is not an integer with at most one letter"):

@@ -105,20 +105,18 @@ class ChainDataset(torch.utils.data.Dataset[ChainItem]):
         return chains
 
     def _one_per_cluster(self, chains: np.ndarray) -> np.ndarray:
-        if all(cluster is None for cluster in self.store.clusters):
+        if (self.store.cluster_ids < 0).all():
             raise ValueError(
                 f"store {self.store.path} knows no clusters; set one_per_cluster to false, "
                 "or prepare it from records with a `cluster` key"
             )
-        best: dict[object, int] = {}
-        for chain in map(int, chains):
-            cluster = self.store.clusters[chain]
-            key: object = (chain,) if cluster is None else cluster
-            if key not in best or (
-                self.store.representative[chain] and not self.store.representative[best[key]]
-            ):
-                best[key] = chain
-        return np.array(sorted(best.values()), dtype=np.int64)
+        clusters = self.store.cluster_ids[chains]
+        alone = clusters < 0
+        # Representatives first, then the store's order: the first of each cluster stays.
+        order = np.lexsort((chains, ~self.store.representative[chains]))
+        order = order[~alone[order]]
+        _, first = np.unique(clusters[order], return_index=True)
+        return np.sort(np.concatenate([chains[alone], chains[order[first]]]))
 
     @property
     def lengths(self) -> Int[np.ndarray, " c"]:
@@ -149,7 +147,7 @@ class ChainDataset(torch.utils.data.Dataset[ChainItem]):
         bonded = self.store.bonded(chain)[piece].copy()
         bonded[-1] = False  # a crop's last residue has lost its neighbour
         return ChainItem(
-            name=self.store.names[chain],
+            name=self.store.name(chain),
             tokens=np.concatenate([[CLS], self.store.tokens(chain)[piece], [EOS]]).astype(np.int64),
             coords=coords,
             atom_mask=observed[piece],

@@ -25,7 +25,7 @@ NO_SPLIT: Final = "none"
 SPLITS: Final = (TRAIN, VALIDATION, TEST, NO_SPLIT)
 """Where a chain may belong; ``none`` is kept in the store and used by no loader unless asked."""
 
-_RESIDUE_ID: Final = re.compile(r"(-?[0-9]{1,9})([A-Za-z]?)")
+_RESIDUE_ID: Final = re.compile(r"(0|-?[1-9][0-9]{0,8})([A-Za-z]?)")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,101 +1,110 @@
-"""Memory-mapped chains on disk: written atomically, opened at once, read without parsing.
+"""Memory-mapped chains on disk: opened at once, read without parsing.
 
-A store is a folder:
-
-| file | holds |
-|---|---|
-| ``store.json`` | format, counts, size and sha256 of every other file, where the chains came from |
-| ``index.json`` | one column a label: names, lengths, splits, CATH codes, clusters, breaks |
-| ``coords.f32`` | float32, residues of all chains × 4 atoms × 3, Å, NaN where missing |
-| ``tokens.u8`` | one residue token a residue |
-| ``bonded.u8`` | 1 where a residue is joined to the next one of its chain |
-
-The three arrays are mapped read-only, so that loader workers share their pages.
+:mod:`minifold_pl.data.store_format` describes the files, :mod:`minifold_pl.data.store_writer` writes them. All
+of them are mapped read-only, so that loader workers share their pages, and nothing is read before it is asked
+for: a store of a million chains opens as fast as one of a thousand.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import hashlib
-import json
-import os
-import shutil
-import socket
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import mmap
+import zlib
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from minifold_pl.constants import BACKBONE_ATOMS
 from minifold_pl.data.cath import architecture, cath_class, label_set
-from minifold_pl.data.records import SPLITS, TRAIN, ChainRecord, peptide_bonds
-from minifold_pl.data.tokenizer import decode, residue_tokens
+from minifold_pl.data.records import SPLITS, TRAIN, ChainRecord
+from minifold_pl.data.store_format import (
+    COLUMNS,
+    FORMAT_VERSION,
+    HAS_COORDS,
+    HAS_RESIDUE_IDS,
+    INDEX,
+    NO_STRING,
+    STRINGS,
+    ChainLayout,
+    StoreError,
+    chain_layout,
+    check_file,
+    check_sizes,
+    column_offsets,
+    is_store,
+    read_header,
+    shard_name,
+)
+from minifold_pl.data.store_writer import StoreWriter, write_store
+from minifold_pl.data.tokenizer import decode
 
-FORMAT: Final = "minifold-pl chain store"
-FORMAT_VERSION: Final = 1
+__all__ = ["ALL", "ChainStore", "StoreError", "StoreWriter", "is_store", "write_store"]
+
+_T = TypeVar("_T")
+
 ALL: Final = "all"
 """In place of a split's name: every chain."""
 
-_HEADER: Final = "store.json"
-_INDEX: Final = "index.json"
-_COORDS: Final = "coords.f32"
-_TOKENS: Final = "tokens.u8"
-_BONDED: Final = "bonded.u8"
-_ARRAYS: Final = {_COORDS: len(BACKBONE_ATOMS) * 3 * 4, _TOKENS: 1, _BONDED: 1}
-"""Bytes a residue."""
-_COLUMNS: Final = ("names", "lengths", "splits", "cath", "clusters", "representative", "breaks")
-
-
-class StoreError(ValueError):
-    """A store that is absent, damaged, or in the way."""
-
 
 class ChainStore:
-    """Read-only view of a store; open one with :meth:`open`. Pickles as its path."""
+    """Read-only view of a store; open one with :meth:`open`. Pickles as its path.
 
-    def __init__(self, path: Path, header: Mapping[str, Any], index: Mapping[str, Any]) -> None:
+    Columns (``lengths``, ``split_ids``, ``cluster_ids``, ``representative``) are views of the mapped index.
+    ``names``, ``splits``, ``clusters``, ``cath`` and ``chain_architectures`` are tuples, made when first asked
+    for: at a million chains prefer the columns, :meth:`name` and :meth:`find`.
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any], digest: str) -> None:
         self.path = path
-        self.provenance: Mapping[str, Any] = header["provenance"]
-        self.names: tuple[str, ...] = tuple(index["names"])
-        self.lengths: Int[np.ndarray, " c"] = np.asarray(index["lengths"], dtype=np.int64)
-        self.splits: tuple[str, ...] = tuple(index["splits"])
-        self.cath: tuple[tuple[str, ...], ...] = tuple(map(tuple, index["cath"]))
-        self.clusters: tuple[str | None, ...] = tuple(index["clusters"])
-        self.representative: Bool[np.ndarray, " c"] = np.asarray(index["representative"], dtype=bool)
-        self._breaks: Sequence[Sequence[int]] = index["breaks"]
-        self._offsets = np.concatenate([[0], np.cumsum(self.lengths)])
-        residues = int(self._offsets[-1])
-        self._coords = _mapped(path / _COORDS, np.float32, (residues, len(BACKBONE_ATOMS), 3))
-        self._tokens = _mapped(path / _TOKENS, np.uint8, (residues,))
-        self._bonded = _mapped(path / _BONDED, np.bool_, (residues,))
+        self.provenance: dict[str, Any] = header["provenance"]
+        self._header, self._digest = header, digest
+        self._count = int(header["chains"])
+        # All at once, so that a store that is replaced meanwhile is never read half old and half new.
+        index = _mapped(path / INDEX)
+        self._strings = _mapped(path / STRINGS)
+        self._shards = [_mapped(path / shard_name(i)) for i in range(header["shards"])]
+        offsets = column_offsets(self._count)
+        self._columns: dict[str, np.ndarray] = {
+            name: np.frombuffer(index, dtype, self._count, offsets[name]) for name, dtype in COLUMNS.items()
+        }
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Open a store; parses its index, maps its arrays, and checks all sizes and the index's checksum.
+        """Open a store: maps its files, and checks all sizes and the index's checksum.
 
         Raises:
             StoreError: there is none at ``path``, it is of another format, or it is damaged.
         """
         path = Path(path)
-        header = _read_header(path)
-        for name, entry in header["files"].items():
-            size = (path / name).stat().st_size if (path / name).is_file() else None
-            if size != entry["bytes"]:
-                found = "missing" if size is None else f"{size} bytes"
-                raise StoreError(
-                    f"store {path} is damaged: {name} is {found}, {entry['bytes']} bytes were written; "
-                    "make the store again"
-                )
-        index_bytes = (path / _INDEX).read_bytes()
-        if hashlib.sha256(index_bytes).hexdigest() != header["files"][_INDEX]["sha256"]:
-            raise StoreError(f"store {path} is damaged: {_INDEX} has changed; make the store again")
-        return cls(path, header, json.loads(index_bytes))
+        header, digest = read_header(path)
+        if header["version"] != FORMAT_VERSION:
+            raise StoreError(
+                f"store {path} is of an earlier format (version {header['version']}); make it again, or convert it "
+                f"with `minifold-pl data merge {path} --out NEW`"
+            )
+        try:
+            check_sizes(path, header)
+            for name in (INDEX, STRINGS):
+                check_file(path, name, header)
+            return cls(path, header, digest)
+        except KeyError as missing:
+            raise StoreError(
+                f"store {path} is damaged: its header lacks {missing}; make the store again"
+            ) from None
+
+    @classmethod
+    def _reopen(cls, path: Path, digest: str) -> Self:
+        """The store that another process of this program opened and checked."""
+        header, found = read_header(path)
+        if found != digest:
+            raise StoreError(f"store {path} was replaced while it was in use; start again")
+        return cls(path, header, digest)
+
+    def __reduce__(self) -> tuple[Callable[[Path, str], ChainStore], tuple[Path, str]]:
+        return ChainStore._reopen, (self.path, self._digest)
 
     def verify(self) -> None:
         """Read every file and compare its checksum.
@@ -103,47 +112,207 @@ class ChainStore:
         Raises:
             StoreError: a file has changed since it was written; names it.
         """
-        for name, entry in _read_header(self.path)["files"].items():
-            with (self.path / name).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != entry["sha256"]:
-                raise StoreError(f"store {self.path} is damaged: {name} has changed; make the store again")
+        header, _ = read_header(self.path)
+        for name in header["files"]:
+            check_file(self.path, name, header)
+
+    def check(self, chain: int) -> None:
+        """Read one chain and compare its checksum: microseconds.
+
+        Raises:
+            StoreError: its bytes have changed since they were written; names it.
+        """
+        if zlib.crc32(self.raw(chain).data) != int(self._columns["crc"][chain]):
+            shard = shard_name(int(self._columns["shard"][chain]))
+            raise StoreError(
+                f"store {self.path} is damaged: chain {self.name(chain)!r} in {shard} has changed; "
+                "make the store again"
+            )
 
     def __len__(self) -> int:
-        return len(self.names)
+        return self._count
 
     def __getitem__(self, chain: int) -> ChainRecord:
         """The record as it was written; its coordinates are a read-only view."""
         return ChainRecord(
-            name=self.names[chain],
+            name=self.name(chain),
             sequence=decode(self.tokens(chain)),
             coords=self.coords(chain),
-            breaks=tuple(self._breaks[chain]),
-            cath=self.cath[chain],
-            split=self.splits[chain],
-            cluster=self.clusters[chain],
+            breaks=tuple(self._breaks(chain).tolist()),
+            cath=self.cath_codes(chain),
+            split=SPLITS[self._columns["split"][chain]],
+            cluster=self.cluster(chain),
             representative=bool(self.representative[chain]),
+            residue_ids=self.residue_ids(chain),
         )
-
-    def __reduce__(self) -> tuple[Callable[[Path], ChainStore], tuple[Path]]:
-        return ChainStore.open, (self.path,)
 
     def coords(self, chain: int) -> Float[np.ndarray, "l 4 3"]:
         """N, Cα, C, O in Å, NaN where missing; a read-only view."""
-        return self._coords[self._rows(chain)]
+        length = self._length(chain)
+        shape = (length, len(BACKBONE_ATOMS), 3)
+        if not self.has_coords[chain]:
+            return np.broadcast_to(np.float32(np.nan), shape)
+        return self._part(chain, 0, np.dtype("<f4"), shape[0] * shape[1] * shape[2]).reshape(shape)
 
     def tokens(self, chain: int) -> UInt8[np.ndarray, " l"]:
         """Residue tokens, without CLS and EOS; a read-only view."""
-        return self._tokens[self._rows(chain)]
+        return self._part(chain, self._layout(chain).tokens, np.dtype("u1"), self._length(chain))
 
     def bonded(self, chain: int) -> Bool[np.ndarray, " l"]:
         """True where a residue is joined to the next; a read-only view."""
-        return self._bonded[self._rows(chain)]
+        return self._part(chain, self._layout(chain).bonded, np.dtype("?"), self._length(chain))
 
-    def _rows(self, chain: int) -> slice:
-        if not 0 <= chain < len(self):
-            raise IndexError(f"chain {chain} of a store of {len(self)}")
-        return slice(int(self._offsets[chain]), int(self._offsets[chain + 1]))
+    def residue_ids(self, chain: int) -> tuple[str, ...]:
+        """Author residue numbers with insertion codes; empty where unknown."""
+        length, layout = self._length(chain), self._layout(chain)
+        if not self._columns["parts"][chain] & HAS_RESIDUE_IDS:
+            return ()
+        numbers = self._part(chain, layout.numbers, np.dtype("<i4"), length)
+        codes = self._part(chain, layout.insertions, np.dtype("u1"), length)
+        pairs = zip(numbers.tolist(), codes.tolist(), strict=True)
+        return tuple(f"{number}{chr(code) if code else ''}" for number, code in pairs)
+
+    def raw(self, chain: int) -> UInt8[np.ndarray, " n"]:
+        """The chain's own bytes, as its checksum covers them; a read-only view."""
+        return self._part(chain, 0, np.dtype("u1"), self._layout(chain).end)
+
+    def _breaks(self, chain: int) -> Int[np.ndarray, " k"]:
+        count = int(self._columns["breaks"][chain])
+        return self._part(chain, self._layout(chain).breaks, np.dtype("<u4"), count)
+
+    def _part(self, chain: int, place: int, dtype: np.dtype[Any], count: int) -> np.ndarray:
+        return np.frombuffer(self._shard(chain), dtype, count, self._start(chain) + place)
+
+    def _shard(self, chain: int) -> mmap.mmap:
+        return self._shards[self._columns["shard"][chain]]
+
+    def _start(self, chain: int) -> int:
+        return int(self._columns["offset"][chain])
+
+    def _length(self, chain: int) -> int:
+        if not 0 <= chain < self._count:
+            raise IndexError(f"chain {chain} of a store of {self._count}")
+        return int(self._columns["length"][chain])
+
+    def _layout(self, chain: int) -> ChainLayout:
+        length = self._length(chain)
+        return chain_layout(length, int(self._columns["breaks"][chain]), int(self._columns["parts"][chain]))
+
+    def name(self, chain: int) -> str:
+        """Name of a chain, without decoding the others."""
+        self._length(chain)
+        return self._string(int(self._columns["name"][chain])) or ""
+
+    def cath_codes(self, chain: int) -> tuple[str, ...]:
+        """CATH codes of a chain."""
+        return self._codes_at(int(self._columns["cath"][chain]))
+
+    def cluster(self, chain: int) -> str | None:
+        """Cluster of a chain, None where unknown."""
+        return self._string(int(self._columns["cluster"][chain]))
+
+    def row(self, chain: int) -> dict[str, int]:
+        """A chain's entries in the index (see :data:`minifold_pl.data.store_format.COLUMNS`)."""
+        return {name: int(column[chain]) for name, column in self._columns.items()}
+
+    def find(self, name: str) -> int:
+        """Place of the chain of this name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        text = name.encode("utf-8", "surrogatepass")
+        wanted = len(text).to_bytes(4, "little") + text
+        names = self._columns["name"]
+        start = 0
+        while (place := self._strings.find(wanted, start)) >= 0:
+            chain = int(np.searchsorted(names, place))  # names are written in the chains' order
+            if chain < self._count and int(names[chain]) == place:
+                return chain
+            start = place + 1
+        raise KeyError(name)
+
+    def _string(self, place: int) -> str | None:
+        if place == NO_STRING:
+            return None
+        size = int.from_bytes(self._strings[place : place + 4], "little")
+        return self._strings[place + 4 : place + 4 + size].decode("utf-8")
+
+    def _codes_at(self, place: int) -> tuple[str, ...]:
+        return tuple((self._string(place) or "").split())
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " c"]:
+        """Residues a chain."""
+        return self._lengths
+
+    @cached_property
+    def _lengths(self) -> Int[np.ndarray, " c"]:
+        return self._columns["length"].astype(np.int64)
+
+    @property
+    def split_ids(self) -> UInt8[np.ndarray, " c"]:
+        """Place of each chain's split in ``SPLITS``."""
+        return self._columns["split"]
+
+    @property
+    def representative(self) -> Bool[np.ndarray, " c"]:
+        """True for the one chain that stands for its cluster."""
+        return self._columns["representative"].view(np.bool_)
+
+    @cached_property
+    def has_coords(self) -> Bool[np.ndarray, " c"]:
+        """False for chains known by their sequence only."""
+        return (self._columns["parts"] & HAS_COORDS).astype(np.bool_)
+
+    @cached_property
+    def cluster_ids(self) -> Int[np.ndarray, " c"]:
+        """The same number for chains of one cluster, in the order of their first chains; −1 where unknown."""
+        clusters = self._columns["cluster"]
+        _, ids = np.unique(clusters, return_inverse=True)
+        return np.where(clusters == np.uint64(NO_STRING), -1, ids)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Name of each chain."""
+        return tuple(map(self.name, range(self._count)))
+
+    @cached_property
+    def splits(self) -> tuple[str, ...]:
+        """Split of each chain."""
+        return tuple(SPLITS[i] for i in self.split_ids.tolist())
+
+    @cached_property
+    def clusters(self) -> tuple[str | None, ...]:
+        """Cluster of each chain, None where unknown."""
+        return self._spread("cluster", self._string)
+
+    @cached_property
+    def cath(self) -> tuple[tuple[str, ...], ...]:
+        """CATH codes of each chain."""
+        return self._spread("cath", self._codes_at)
+
+    @cached_property
+    def cath_classes(self) -> Int[np.ndarray, " c"]:
+        """0…3 a chain, or ``NO_LABEL`` (see :func:`minifold_pl.data.cath.cath_class`)."""
+        return np.array(self._spread("cath", lambda place: cath_class(self._codes_at(place))), dtype=np.int64)
+
+    @cached_property
+    def chain_architectures(self) -> tuple[str | None, ...]:
+        """``3.40`` a chain, or None (see :func:`minifold_pl.data.cath.architecture`)."""
+        return self._spread("cath", lambda place: architecture(self._codes_at(place)))
+
+    def _spread(self, column: str, value: Callable[[int], _T]) -> tuple[_T, ...]:
+        """``value`` of each chain's entry in a column of strings, computed once for each distinct one."""
+        places, ids = np.unique(self._columns[column], return_inverse=True)
+        values = [value(place) for place in places.tolist()]
+        return tuple(values[i] for i in ids.tolist())
+
+    @cached_property
+    def architectures(self) -> tuple[str, ...]:
+        """The label set: every architecture of the training split."""
+        places = np.unique(self._columns["cath"][self.indices(TRAIN)])
+        return label_set(map(self._codes_at, places.tolist()))
 
     def indices(self, split: str) -> Int[np.ndarray, " c"]:
         """Chains of a split, or of every split for ``all``, in the store's order.
@@ -152,267 +321,12 @@ class ChainStore:
             ValueError: no such split.
         """
         if split == ALL:
-            return np.arange(len(self))
+            return np.arange(self._count)
         if split not in SPLITS:
             raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}, {ALL}")
-        return np.flatnonzero(np.asarray(self.splits) == split)
-
-    @cached_property
-    def cath_classes(self) -> Int[np.ndarray, " c"]:
-        """0…3 a chain, or ``NO_LABEL`` (see :func:`minifold_pl.data.cath.cath_class`)."""
-        return np.array([cath_class(codes) for codes in self.cath], dtype=np.int64)
-
-    @cached_property
-    def chain_architectures(self) -> tuple[str | None, ...]:
-        """``3.40`` a chain, or None (see :func:`minifold_pl.data.cath.architecture`)."""
-        return tuple(architecture(codes) for codes in self.cath)
-
-    @cached_property
-    def architectures(self) -> tuple[str, ...]:
-        """The label set: every architecture of the training split."""
-        return label_set(self.cath[i] for i in self.indices(TRAIN))
+        return np.flatnonzero(self.split_ids == SPLITS.index(split))
 
 
-class StoreWriter:
-    """Writes a store beside ``out`` and moves it there when the ``with`` block ends well.
-
-    Chains are streamed to disk. Whatever goes wrong before the end, an exception or a kill, ``out`` is as it
-    was before; what a killed writer leaves beside it is removed by the next one on the same machine.
-    Replacing a store takes two renames: killed between them, the old one lies beside ``out`` under a name
-    with ``.replaced-`` in it.
-
-    Args:
-        out: Folder to make; its parents are made too.
-        overwrite: Replace a store that is there. Nothing but a store or an empty folder is ever replaced.
-
-    Raises:
-        StoreError: something is in the way, or no chain was added.
-        OSError: disk full, no permission, …
-    """
-
-    def __init__(self, out: str | Path, *, overwrite: bool = False) -> None:
-        self.out = Path(os.path.abspath(out))
-        self.provenance: dict[str, Any] = {}
-        """Any JSON: where the chains came from."""
-        _refuse_what_is_in_the_way(self.out, overwrite)
-        self._overwrite = overwrite
-        self._folder = self.out.with_name(f"{_partial_prefix(self.out)}{os.getpid()}")
-        self._files: dict[str, _HashedFile] = {}
-        self._columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
-        self._names: set[str] = set()
-
-    def __enter__(self) -> Self:
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(self.out)
-        self._folder.mkdir()
-        try:
-            for name in _ARRAYS:
-                self._files[name] = _HashedFile(self._folder / name)
-        except BaseException:
-            self._discard()
-            raise
-        return self
-
-    def add(self, record: ChainRecord) -> None:
-        """Append a chain.
-
-        Raises:
-            ValueError: a chain of that name is there already.
-        """
-        if record.name in self._names:
-            raise ValueError(f"two chains are named {record.name!r}; names must differ")
-        self._names.add(record.name)
-        self._files[_COORDS].write(np.ascontiguousarray(record.coords, dtype="<f4").tobytes())
-        self._files[_TOKENS].write(residue_tokens(record.sequence).tobytes())
-        self._files[_BONDED].write(peptide_bonds(record.coords, record.breaks).tobytes())
-        row = (
-            record.name,
-            len(record),
-            record.split,
-            list(record.cath),
-            record.cluster,
-            record.representative,
-            list(record.breaks),
-        )
-        for name, value in zip(_COLUMNS, row, strict=True):
-            self._columns[name].append(value)
-
-    def attach(self, name: str, text: str) -> None:
-        """Put another text file into the store, covered by its checksums."""
-        self._files[name] = _HashedFile(self._folder / name)
-        self._files[name].write(text.encode())
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._commit()
-        finally:
-            self._discard()  # after a commit nothing is left to discard
-
-    def _commit(self) -> None:
-        if not self._names:
-            raise StoreError(f"no chain was found for {self.out}; nothing was written")
-        self.attach(_INDEX, json.dumps(self._columns, separators=(",", ":")))
-        files = {}
-        for name, file in sorted(self._files.items()):
-            files[name] = {"bytes": file.bytes, "sha256": file.close()}
-        header = {
-            "format": FORMAT,
-            "version": FORMAT_VERSION,
-            "chains": len(self._names),
-            "residues": sum(self._columns["lengths"]),
-            "provenance": self.provenance,
-            "files": files,
-        }
-        last = _HashedFile(self._folder / _HEADER)
-        last.write(json.dumps(header, indent=1).encode())
-        last.close()
-        _fsync_folder(self._folder)
-        self._move_into_place()
-        _fsync_folder(self.out.parent)
-
-    def _move_into_place(self) -> None:
-        _refuse_what_is_in_the_way(self.out, self._overwrite)
-        if not is_store(self.out):
-            try:
-                os.rename(self._folder, self.out)  # onto nothing, or onto an empty folder
-            except OSError as error:
-                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another writer was faster
-                    raise StoreError(f"{self.out} was written by another process meanwhile") from None
-                raise
-            return
-        old = self._folder.with_name(self._folder.name.replace(".partial-", ".replaced-"))
-        os.rename(self.out, old)
-        os.rename(self._folder, self.out)
-        shutil.rmtree(old)
-
-    def _discard(self) -> None:
-        for file in self._files.values():
-            file.abandon()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def write_store(
-    out: str | Path,
-    records: Iterable[ChainRecord],
-    *,
-    provenance: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-) -> int:
-    """Write all ``records`` into a store at ``out``; see :class:`StoreWriter`.
-
-    Returns:
-        How many chains were written.
-    """
-    count = 0
-    with StoreWriter(out, overwrite=overwrite) as writer:
-        writer.provenance = dict(provenance or {})
-        for record in records:
-            writer.add(record)
-            count += 1
-    return count
-
-
-def is_store(path: str | Path) -> bool:
-    """Whether a folder holds a store's header, sound or not."""
-    return (Path(path) / _HEADER).is_file()
-
-
-def _mapped(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> np.ndarray:
-    # A plain ndarray over the mapping: slicing np.memmap itself costs microseconds in its Python hooks.
-    return np.memmap(path, dtype=dtype, mode="r", shape=shape).view(np.ndarray)
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    if not is_store(path):
-        what = "is no store" if path.exists() else "does not exist"
-        raise StoreError(
-            f"{path} {what}; make one with `minifold-pl data prepare SRC --out {path}` "
-            f"or `minifold-pl data synth --out {path}`"
-        )
-    try:
-        header = json.loads((path / _HEADER).read_bytes())
-        known = (header["format"], header["version"]) == (FORMAT, FORMAT_VERSION)
-    except (ValueError, TypeError, KeyError):
-        raise StoreError(f"store {path} is damaged: {_HEADER} cannot be read; make the store again") from None
-    if not known:
-        raise StoreError(
-            f"store {path} has format {header['format']!r} version {header['version']!r}, this program reads "
-            f"{FORMAT!r} version {FORMAT_VERSION}; make the store again"
-        )
-    if sys.byteorder != "little":
-        raise StoreError(f"store {path} is little-endian, this machine is not")
-    return header
-
-
-def _refuse_what_is_in_the_way(out: Path, overwrite: bool) -> None:
-    if not out.exists() and not out.is_symlink():
-        return
-    if out.is_symlink() or not out.is_dir():
-        raise StoreError(f"{out} is there and is no folder; choose another --out")
-    if is_store(out):
-        if not overwrite:
-            raise StoreError(f"{out} holds a store already; --overwrite replaces it")
-    elif any(out.iterdir()):
-        raise StoreError(f"{out} is a folder that holds something else; choose another --out")
-
-
-def _partial_prefix(out: Path) -> str:
-    return f".{out.name}.partial-{socket.gethostname()}-"
-
-
-def _remove_leftovers(out: Path) -> None:
-    """Remove what writers of ``out`` that were killed on this machine left behind."""
-    prefix = _partial_prefix(out)
-    for folder in out.parent.iterdir():
-        pid = folder.name.removeprefix(prefix)
-        if folder.name.startswith(prefix) and pid.isdecimal() and not _alive(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return False  # a leftover of an earlier process that had our number
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-class _HashedFile:
-    """A file that is hashed while written, and on disk when closed."""
-
-    def __init__(self, path: Path) -> None:
-        self._file: BinaryIO = path.open("xb")
-        self._hash = hashlib.sha256()
-        self.bytes = 0
-
-    def write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._hash.update(data)
-        self.bytes += len(data)
-
-    def close(self) -> str:
-        """Flush to the disk itself; returns the sha256."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        return self._hash.hexdigest()
-
-    def abandon(self) -> None:
-        """Close without caring for what was written."""
-        with contextlib.suppress(OSError):  # a full disk fails again when the buffer is flushed
-            self._file.close()
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
