@@ -16,19 +16,19 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from minifold_pl.constants import BACKBONE_ATOMS, C_ATOM, CA_ATOM, N_ATOM, ONE_TO_THREE
-from minifold_pl.data.residue_names import AMINO, OTHER, UNHEARD, UNKNOWN_LETTER, letter_and_kind
+from minifold_pl.data.residue_names import AMINO, OTHER, UNHEARD, UNKNOWN_LETTER, letters_and_kinds
 
 MAX_COORDINATE: Final = 9999.999
 """Å; the largest value a PDB file can hold. An atom further out is damage, and would drown the rest in float32."""
 
 _ATOM_NAMES: Final = np.array([name.encode() for name in BACKBONE_ATOMS], dtype="S8").view("<u8")
-_STANDARD: Final = frozenset(name.encode() for name in ONE_TO_THREE.values())
+_STANDARD: Final = np.array([name.encode() for name in ONE_TO_THREE.values()], dtype="S8")
 _POLYMER: Final = int(gemmi.EntityType.Polymer.value)
 _UNSAID: Final = int(gemmi.EntityType.Unknown.value)
 _HETATM: Final = ord("H")
 _NO_CODE: Final = ord(" ")
-_NO_NUMBER: Final = -(10**9)
-"""gemmi's number of a residue that has none is far below."""
+NO_NUMBER: Final = -(2**31)
+"""In place of a residue number where there is none."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,9 @@ class Residues:
     coords: Float[np.ndarray, "l 4 3"]
     """float32; NaN where there is no such atom."""
     numbers: Int[np.ndarray, " l"]
-    codes: Int[np.ndarray, " l"]
-    """Insertion codes as bytes; a space where there is none."""
+    """The author's; :data:`NO_NUMBER` where there is none."""
+    insertions: Int[np.ndarray, " l"]
+    """Insertion codes as bytes, 0 where there is none."""
     subchains: Shaped[np.ndarray, " l"]
     """Names of the polymers that they belong to."""
     index: Int[np.ndarray, " l"]
@@ -52,22 +53,9 @@ class Residues:
         return len(self.letters)
 
     @cached_property
-    def ids(self) -> list[str]:
-        """Number and insertion code; empty where the file has no number."""
-        names = list(map(str, self.numbers.tolist()))
-        if not self.plainly_numbered:
-            codes = map(chr, self.codes.tolist())
-            names = [(name + code).rstrip() for name, code in zip(names, codes, strict=True)]
-        if (self.numbers < _NO_NUMBER).any():
-            names = [
-                "" if n < _NO_NUMBER else name for n, name in zip(self.numbers.tolist(), names, strict=True)
-            ]
-        return names
-
-    @cached_property
     def plainly_numbered(self) -> bool:
         """No residue has an insertion code."""
-        return bool((self.codes == _NO_CODE).all())
+        return not self.insertions.any()
 
     def between(self, first: int, last: int) -> Residues:
         """Those of a chain whose atoms are ``first`` to ``last`` of the file (not included)."""
@@ -87,7 +75,7 @@ class Residues:
             self.letters[start:stop],
             self.coords[start:stop],
             self.numbers[start:stop],
-            self.codes[start:stop],
+            self.insertions[start:stop],
             self.subchains[start:stop],
             self.index[start:stop],
             self.impossible[start:stop],
@@ -99,30 +87,32 @@ def protein_residues(structure: gemmi.Structure, atoms: slice) -> Residues:
     flat: Any = gemmi.FlatStructure(structure)  # its columns are typed as object
     flat.strings_as_numbers = False
     found = _BackboneAtoms(flat, atoms)
-    starts = found.starts()
-    of_atom = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(found)))
+    first = found.firsts()
+    starts = first.nonzero()[0]
+    of_atom = first.cumsum() - 1
     order, holder = found.preferred(starts, of_atom)
-    far = ~(np.abs(found.position) <= MAX_COORDINATE).all(1)  # NaN, too
     impossible = np.zeros(len(starts), dtype=np.int64)
-    if far.any():
+    largest = np.abs(found.position).max(initial=0.0)
+    if not largest <= MAX_COORDINATE:  # NaN, too
+        far = ~(np.abs(found.position) <= MAX_COORDINATE).all(1)
         np.add.at(impossible, of_atom[far], 1)
         found.position[far] = np.nan
     coords = np.full((len(starts), len(BACKBONE_ATOMS), 3), np.nan, dtype=np.float32)
     # The last of several atoms in one place stays.
     coords[of_atom[order], found.slot[order]] = found.position[order]
 
-    names = found.residue[holder].tolist()
-    known = list(map(letter_and_kind, names))
-    letters = "".join([letter for letter, _ in known])
+    names = found.residue[holder]
+    letters, kinds = letters_and_kinds(names)
     if UNKNOWN_LETTER in letters and (given := structure.mod_residues):
         parents = {m.res_id.name.encode(): m.parent_comp_id.encode() for m in given}
-        known = [letter_and_kind(parents.get(name, name)) for name in names]
-        letters = "".join([letter for letter, _ in known])
-    kept = found.protein(np.array([kind for _, kind in known], dtype=np.int8), names, holder, coords)
+        letters, kinds = letters_and_kinds(
+            np.array([parents.get(name, name) for name in names.tolist()], dtype=names.dtype)
+        )
+    kept = found.protein(kinds, names, holder, coords)
     columns = (
         coords,
         found.number[holder],
-        found.code[holder],
+        found.code[holder] * (found.code[holder] != _NO_CODE),
         found.subchain[holder],
         found.index[holder],
         impossible,
@@ -134,22 +124,23 @@ def protein_residues(structure: gemmi.Structure, atoms: slice) -> Residues:
 
 
 class _BackboneAtoms:
-    """N, Cα, C and O, ``a`` in all, of residues of any kind, as columns."""
+    """N, Cα, C and O, ``a`` in all, of residues of any kind that may stand in a polymer, as columns."""
 
     def __init__(self, flat: Any, atoms: slice) -> None:
         codes = flat.atom_names[atoms].view("<u8")
         n, ca, c, o = (codes == code for code in _ATOM_NAMES)
-        chosen = np.flatnonzero(n | ca | c | o)
+        entity = flat.entity_type[atoms]
+        chosen = ((n | ca | c | o) & ((entity == _POLYMER) | (entity == _UNSAID))).nonzero()[0]
         self.slot = (ca + 2 * c.view(np.int8) + 3 * o.view(np.int8))[chosen]
         self.index = chosen + atoms.start
         """Place among all atoms of the file."""
         self.position: Float[np.ndarray, "a 3"] = flat.pos[self.index]
         self.number: Int[np.ndarray, " a"] = flat.resnums[self.index]
         self.code: Int[np.ndarray, " a"] = flat.icodes[self.index]
-        self.residue: Shaped[np.ndarray, " a"] = flat.residue_names[self.index]
+        self.residue: Shaped[np.ndarray, " a"] = flat.residue_names[self.index].astype("S8", copy=False)
         self.subchain: Shaped[np.ndarray, " a"] = flat.subchains[self.index]
         self.chain: Shaped[np.ndarray, " a"] = flat.chain_ids[self.index]
-        self.entity: Int[np.ndarray, " a"] = flat.entity_type[self.index]
+        self.entity: Int[np.ndarray, " a"] = entity[chosen]
         self.het: Int[np.ndarray, " a"] = flat.het_flags[self.index]
         self.conformer: Int[np.ndarray, " a"] = flat.altlocs[self.index]
         self.occupancy: Float[np.ndarray, " a"] = flat.occ[self.index]
@@ -157,11 +148,12 @@ class _BackboneAtoms:
     def __len__(self) -> int:
         return len(self.index)
 
-    def starts(self) -> Int[np.ndarray, " l"]:
-        """The first atom of every residue."""
-        if not len(self):
-            return np.zeros(0, dtype=np.int64)
-        new = (self.number[1:] != self.number[:-1]) | (self.code[1:] != self.code[:-1])
+    def firsts(self) -> Bool[np.ndarray, " a"]:
+        """True at the first atom of every residue."""
+        first = np.ones(len(self), dtype=bool)
+        new = first[1:]
+        np.not_equal(self.number[1:], self.number[:-1], out=new)
+        new |= self.code[1:] != self.code[:-1]
         chain, residue = self.chain.view("<u8"), self.residue.view("<u8")
         new |= chain[1:] != chain[:-1]
         renamed = (residue[1:] != residue[:-1]) & ~new
@@ -169,7 +161,7 @@ class _BackboneAtoms:
             # Two amino acids in one place are told apart by their conformers; without these they are two residues
             # of the same number.
             new |= renamed & (self.conformer[1:] == 0) & (self.conformer[:-1] == 0)
-        return np.concatenate([[0], np.flatnonzero(new) + 1])
+        return first
 
     def preferred(
         self, starts: Int[np.ndarray, " l"], of_atom: Int[np.ndarray, " a"]
@@ -196,7 +188,7 @@ class _BackboneAtoms:
     def protein(
         self,
         kind: Int[np.ndarray, " l"],
-        names: list[bytes],
+        names: Shaped[np.ndarray, " l"],
         holder: Int[np.ndarray, " l"],
         coords: Float[np.ndarray, "l 4 3"],
     ) -> Bool[np.ndarray, " l"]:
@@ -209,7 +201,7 @@ class _BackboneAtoms:
         # Files without entities, TER or SEQRES leave it open what is a polymer. An amino acid by itself is then
         # one that is written as HETATM without being a modified one.
         het = self.het[holder] == _HETATM
-        standard = np.array([name in _STANDARD for name in names], dtype=bool)
+        standard = np.isin(names, _STANDARD)
         unsaid = entity == _UNSAID
         seen = ~np.isnan(coords).any(-1)
         amino = plain | ((kind == AMINO) & unsaid & ~(het & standard))

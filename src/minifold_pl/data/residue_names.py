@@ -6,8 +6,10 @@ from functools import lru_cache
 from typing import Final
 
 import gemmi
+import numpy as np
+from jaxtyping import Shaped, UInt8
 
-from minifold_pl.constants import AMINO_ACIDS
+from minifold_pl.constants import AMINO_ACIDS, ONE_TO_THREE
 
 UNKNOWN_LETTER: Final = "X"
 
@@ -42,6 +44,24 @@ def letter_and_kind(code: bytes) -> tuple[str, int]:
     if info.is_nucleic_acid():
         return UNKNOWN_LETTER, NUCLEIC
     return UNKNOWN_LETTER, OTHER if info.found() else UNHEARD
+
+
+def letters_and_kinds(names: Shaped[np.ndarray, " l"]) -> tuple[str, UInt8[np.ndarray, " l"]]:
+    """:func:`letter_and_kind` of many names, an array of up to eight bytes each."""
+    codes = names.view("<u8")
+    places = _COMMON.searchsorted(codes)
+    places[places == len(_COMMON)] = 0
+    if (_COMMON[places] == codes).all():
+        return _COMMON_LETTERS[places].tobytes().decode(), np.zeros(len(codes), dtype=np.uint8)
+    known = list(map(letter_and_kind, names.tolist()))
+    letters = "".join([letter for letter, _ in known])
+    return letters, np.array([kind for _, kind in known], dtype=np.uint8)
+
+
+_COMMON: Final = np.sort(
+    np.array([name.encode() for name in (*ONE_TO_THREE.values(), "MSE")], dtype="S8").view("<u8")
+)
+_COMMON_LETTERS: Final = np.array([letter_and_kind(name)[0].encode() for name in _COMMON.view("S8").tolist()])
 
 
 @lru_cache(maxsize=4096)

@@ -20,17 +20,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import gemmi
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from minifold_pl.constants import CA_ATOM
-from minifold_pl.data.backbone_atoms import Residues, protein_residues
-from minifold_pl.data.records import peptide_bonds
+from minifold_pl.data.backbone_atoms import NO_NUMBER, Residues, protein_residues
+from minifold_pl.data.records import peptide_bonds, split_residue_id
 from minifold_pl.data.residue_names import AMINO, NUCLEIC, UNKNOWN_LETTER, letter_and_kind, letter_of
 from minifold_pl.data.structure_content import (
     MMCIF,
@@ -82,14 +81,22 @@ class StructureChain:
     """One letter a residue: the 20 amino acids, or ``X`` where unknown."""
     coords: Float[np.ndarray, "l 4 3"]
     """float32, N, Cα, C, O in Å; NaN where an atom was not observed."""
-    residue_ids: tuple[str, ...]
-    """The author's residue numbers with their insertion codes, ``-3``, ``12``, ``12A``. A residue that was not
-    observed has the number that the file gives it, else the next free one; empty where there is none."""
+    numbers: Int[np.ndarray, " l"]
+    """The author's residue numbers, int32. A residue that was not observed has the number that the file gives it,
+    else the next free one; ``NO_NUMBER`` where there is none."""
+    insertions: UInt8[np.ndarray, " l"]
+    """Insertion codes as bytes, 0 where there is none."""
     notes: tuple[tuple[str, str], ...] = ()
     """What a user should know of how it was read, as (reason, detail)."""
 
     def __len__(self) -> int:
         return len(self.sequence)
+
+    @cached_property
+    def residue_ids(self) -> tuple[str, ...]:
+        """Numbers with insertion codes, ``-3``, ``12``, ``12A``; empty where there is no number."""
+        pairs = zip(self.numbers.tolist(), self.insertions.tolist(), strict=True)
+        return tuple("" if n == NO_NUMBER else f"{n}{chr(code)}" if code else str(n) for n, code in pairs)
 
     @cached_property
     def breaks(self) -> tuple[int, ...]:
@@ -192,7 +199,7 @@ class _Reader:
         parts = []
         for subchain, run in residues.runs():
             full = self._full_sequences.get(subchain, "")
-            part = _Part(run.letters, run.coords, run.ids)
+            part = _Part(run.letters, run.coords, run.numbers, run.insertions)
             if full and run.letters != full:
                 places = self._places(chain, first, run, full)
                 if places is None:
@@ -205,7 +212,8 @@ class _Reader:
             name=chain.name,
             sequence=joined.letters,
             coords=joined.coords,
-            residue_ids=tuple(joined.ids),
+            numbers=joined.numbers,
+            insertions=joined.insertions,
             notes=tuple(notes),
         )
 
@@ -233,19 +241,25 @@ class _Reader:
     def _with_gaps(self, chain: str, subchain: str, part: _Part, full: str, places: list[int]) -> _Part:
         """With a row of NaN for every residue of the full sequence that was not observed in between."""
         offset, length = places[0], places[-1] + 1 - places[0]
-        letters = list(full[offset : offset + length])
+        rows = np.asarray(places) - offset
+        letters = np.frombuffer(full[offset : offset + length].encode(), dtype="S1").copy()
+        letters[rows] = np.frombuffer(part.letters.encode(), dtype="S1")
         coords = np.full((length, *part.coords.shape[1:]), np.nan, dtype=np.float32)
-        ids = [""] * length
-        coords[np.asarray(places) - offset] = part.coords
-        for place, letter, number in zip(places, part.letters, part.ids, strict=True):
-            letters[place - offset], ids[place - offset] = letter, number
-        for low, high in pairwise(places):
-            if high > low + 1:
-                before, after = ids[low - offset], ids[high - offset]
-                known = self._numbers_of_unobserved(chain, subchain, range(low + 1, high), before, after)
-                numbers = filled_numbers(before, after, high - low - 1, known)
-                ids[low + 1 - offset : high - offset] = numbers
-        return _Part("".join(letters), coords, ids)
+        coords[rows] = part.coords
+        numbers = np.full(length, NO_NUMBER, dtype=np.int32)
+        insertions = np.zeros(length, dtype=np.uint8)
+        numbers[rows], insertions[rows] = part.numbers, part.insertions
+        for i in np.flatnonzero(np.diff(rows) > 1).tolist():
+            before, after = part.id(i), part.id(i + 1)
+            known = self._numbers_of_unobserved(
+                chain, subchain, range(places[i] + 1, places[i + 1]), before, after
+            )
+            filled = filled_numbers(before, after, places[i + 1] - places[i] - 1, known)
+            for row, residue_id in enumerate(filled, int(rows[i]) + 1):
+                if residue_id:
+                    number, code = split_residue_id(residue_id)
+                    numbers[row], insertions[row] = number, ord(code or "\0")
+        return _Part(letters.tobytes().decode(), coords, numbers, insertions)
 
     def _numbers_of_unobserved(
         self, chain: str, subchain: str, places: range, before: str, after: str
@@ -285,14 +299,21 @@ class _Part(NamedTuple):
 
     letters: str
     coords: Float[np.ndarray, "l 4 3"]
-    ids: list[str]
+    numbers: Int[np.ndarray, " l"]
+    insertions: UInt8[np.ndarray, " l"]
+
+    def id(self, residue: int) -> str:
+        """Number and insertion code of a residue; empty where it has none."""
+        number, code = int(self.numbers[residue]), int(self.insertions[residue])
+        return "" if number == NO_NUMBER else f"{number}{chr(code) if code else ''}"
 
 
 def _joined(parts: list[_Part]) -> _Part:
     return _Part(
         "".join(part.letters for part in parts),
         np.concatenate([part.coords for part in parts]),
-        [number for part in parts for number in part.ids],
+        np.concatenate([part.numbers for part in parts]),
+        np.concatenate([part.insertions for part in parts]),
     )
 
 
