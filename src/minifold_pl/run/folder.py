@@ -19,6 +19,11 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @property
+    def identity(self) -> Path:
+        """Fingerprints of settings and data, and the code, of the run's last start."""
+        return self.path / "identity.json"
+
+    @property
     def checkpoints(self) -> Path:
         """Checkpoints with their manifests."""
         return self.path / "checkpoints"

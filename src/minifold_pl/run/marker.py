@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 
@@ -27,6 +27,8 @@ class Marker:
     reason: str = ""
     epoch: int = 0
     step: int = 0
+    attempt: int = 0
+    """Which start of the run wrote it; 0 where nobody owned the folder. Filled in by :func:`write_marker`."""
 
 
 def write_marker(path: Path, marker: Marker) -> None:
@@ -37,13 +39,16 @@ def write_marker(path: Path, marker: Marker) -> None:
         OSError: Disk full, read-only, …
     """
     fence.check(path)
-    atomic_write_text(path, json.dumps(asdict(marker)) + "\n")
+    guard = fence.guard_of(path)
+    content = asdict(marker) | ({} if guard is None else {"attempt": guard.number})
+    atomic_write_text(path, json.dumps(content) + "\n")
 
 
 def read_marker(path: Path) -> Marker | None:
     """The marker, or None where there is none or it cannot be read."""
     try:
         content = json.loads(path.read_text())
-        return Marker(**{**content, "state": RunState(content["state"])})
+        known = {name.name: content[name.name] for name in fields(Marker) if name.name in content}
+        return Marker(**{**known, "state": RunState(content["state"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
