@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from minifold_pl.constants import BACKBONE_ATOMS
 from minifold_pl.data.cath import architecture, cath_class, label_set
+from minifold_pl.data.packed_chain import PackedChain
 from minifold_pl.data.records import SPLITS, TRAIN, ChainRecord
 from minifold_pl.data.store_format import (
     COLUMNS,
@@ -211,9 +212,18 @@ class ChainStore:
         """Cluster of a chain, None where unknown."""
         return self._string(int(self._columns["cluster"][chain]))
 
-    def row(self, chain: int) -> dict[str, int]:
-        """A chain's entries in the index (see :data:`minifold_pl.data.store_format.COLUMNS`)."""
-        return {name: int(column[chain]) for name, column in self._columns.items()}
+    def packed(self, chain: int) -> PackedChain:
+        """A chain's bytes and its row of the index."""
+        row = {name: int(self._columns[name][chain]) for name in ("length", "breaks", "parts", "crc")}
+        return PackedChain(
+            name=self.name(chain),
+            content=self.raw(chain).tobytes(),
+            cath=self.cath_codes(chain),
+            split=SPLITS[self._columns["split"][chain]],
+            cluster=self.cluster(chain),
+            representative=bool(self.representative[chain]),
+            **row,
+        )
 
     def find(self, name: str) -> int:
         """Place of the chain of this name.

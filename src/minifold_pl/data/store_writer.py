@@ -11,33 +11,27 @@ import json
 import os
 import shutil
 import socket
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
-import numpy as np
-
-from minifold_pl.data.records import SPLITS, ChainRecord, peptide_bonds, split_residue_id
+from minifold_pl.data.packed_chain import PackedChain, pack
+from minifold_pl.data.records import SPLITS, ChainRecord
 from minifold_pl.data.store_format import (
     COLUMNS,
     FORMAT,
     FORMAT_VERSION,
-    HAS_COORDS,
-    HAS_RESIDUE_IDS,
     HEADER,
     INDEX,
     NO_STRING,
     SHARD_BYTES,
     STRINGS,
     StoreError,
-    chain_layout,
     is_store,
     replaced_prefix,
     shard_name,
 )
-from minifold_pl.data.tokenizer import residue_tokens
 
 if TYPE_CHECKING:
     from minifold_pl.data.split import SplitAssignment
@@ -100,21 +94,9 @@ class StoreWriter:
         """Append a chain.
 
         Raises:
-            ValueError: a chain of that name is there already, or a CATH code has a space in it.
+            ValueError: as :meth:`add_packed`.
         """
-        parts, content = _content(record)
-        self._append(
-            record.name,
-            content,
-            length=len(record),
-            breaks=len(record.breaks),
-            parts=parts,
-            crc=zlib.crc32(content),
-            split=SPLITS.index(record.split),
-            cath=record.cath,
-            cluster=record.cluster,
-            representative=record.representative,
-        )
+        self.add_packed(pack(record))
 
     def copy(self, store: ChainStore, chain: int) -> None:
         """Append a chain of another store, byte by byte.
@@ -124,38 +106,18 @@ class StoreWriter:
             StoreError: the chain is damaged.
         """
         store.check(chain)
-        row = store.row(chain)
-        self._append(
-            store.name(chain),
-            store.raw(chain).tobytes(),
-            length=row["length"],
-            breaks=row["breaks"],
-            parts=row["parts"],
-            crc=row["crc"],
-            split=row["split"],
-            cath=store.cath_codes(chain),
-            cluster=store.cluster(chain),
-            representative=bool(row["representative"]),
-        )
+        self.add_packed(store.packed(chain))
 
-    def _append(
-        self,
-        name: str,
-        content: bytes,
-        *,
-        length: int,
-        breaks: int,
-        parts: int,
-        crc: int,
-        split: int,
-        cath: tuple[str, ...],
-        cluster: str | None,
-        representative: bool,
-    ) -> None:
-        if name in self._rows:
-            raise ValueError(f"two chains are named {name!r}; names must differ")
-        if any(code.split() != [code] for code in cath):
-            raise ValueError(f"{name}: CATH codes {cath} must be words without spaces")
+    def add_packed(self, chain: PackedChain) -> None:
+        """Append a chain whose bytes were made elsewhere.
+
+        Raises:
+            ValueError: a chain of that name is there already, or a CATH code has a space in it.
+        """
+        if chain.name in self._rows:
+            raise ValueError(f"two chains are named {chain.name!r}; names must differ")
+        if any(code.split() != [code] for code in chain.cath):
+            raise ValueError(f"{chain.name}: CATH codes {chain.cath} must be words without spaces")
         if self._shard is None or self._shard.bytes >= self._shard_bytes:
             self._close_shard()
             self._shard = self._file(shard_name(self._shards))
@@ -166,19 +128,19 @@ class StoreWriter:
             "cath": 0,
             "cluster": 0,
             "shard": self._shards - 1,
-            "length": length,
-            "breaks": breaks,
-            "crc": crc,
-            "split": split,
-            "representative": int(representative),
-            "parts": parts,
+            "length": chain.length,
+            "breaks": chain.breaks,
+            "crc": chain.crc,
+            "split": SPLITS.index(chain.split),
+            "representative": int(chain.representative),
+            "parts": chain.parts,
         }
-        self._shard.write(content)
+        self._shard.write(chain.content)
         for column, value in row.items():
             self._columns[column].append(value)
-        self._rows[name] = len(self._rows)
-        self._cath.append(cath)
-        self._clusters.append(cluster)
+        self._rows[chain.name] = len(self._rows)
+        self._cath.append(chain.cath)
+        self._clusters.append(chain.cluster)
 
     def assign(self, assignment: SplitAssignment) -> None:
         """Give chains that were added the split, cluster and representative that ``assignment`` names.
@@ -309,23 +271,6 @@ def write_store(
             writer.add(record)
             count += 1
     return count
-
-
-def _content(record: ChainRecord) -> tuple[int, bytes]:
-    """Which parts a chain has, and its bytes."""
-    has_coords = not np.isnan(record.coords).all()
-    parts = (HAS_COORDS if has_coords else 0) | (HAS_RESIDUE_IDS if record.residue_ids else 0)
-    ids = [split_residue_id(residue_id) for residue_id in record.residue_ids]
-    pieces = [
-        np.ascontiguousarray(record.coords, dtype="<f4").tobytes() if has_coords else b"",
-        np.array([number for number, _ in ids], dtype="<i4").tobytes(),
-        np.array(record.breaks, dtype="<u4").tobytes(),
-        residue_tokens(record.sequence).tobytes(),
-        peptide_bonds(record.coords, record.breaks).tobytes(),
-        bytes(ord(code) if code else 0 for _, code in ids),
-    ]
-    size = chain_layout(len(record), len(record.breaks), parts).end
-    return parts, b"".join(pieces).ljust(size, b"\0")
 
 
 _AT_FDCWD: Final = -100
