@@ -14,7 +14,18 @@ def test_help_fits_a_screen_and_names_every_command(capsys) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     assert len(text.splitlines()) <= 40
-    for command in ("fit", "validate", "test", "predict", "data", "sample", "evaluate", "describe", "ckpt"):
+    for command in (
+        "fit",
+        "validate",
+        "test",
+        "predict",
+        "data",
+        "sample",
+        "evaluate",
+        "score",
+        "describe",
+        "ckpt",
+    ):
         assert f"\n    {command} " in text
 
 
@@ -30,7 +41,8 @@ def test_wrong_use_is_exit_code_2(args, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["data prepare", "data synth", "data stats", "sample", "evaluate", "describe", "ckpt show"]
+    "command",
+    ["data prepare", "data synth", "data stats", "sample", "evaluate", "score", "describe", "ckpt show"],
 )
 def test_every_command_has_its_own_help(command, capsys) -> None:
     assert main([*command.split(), "--help"]) == 0
