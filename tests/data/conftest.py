@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -61,3 +62,33 @@ def make_store(tmp_path: Path) -> Callable[..., ChainStore]:
         return ChainStore.open(tmp_path / name)
 
     return make
+
+
+@pytest.fixture
+def old_store(tmp_path: Path) -> Path:
+    """A store of the earlier format, byte for byte as the program then wrote it: one chain of four residues."""
+    folder = tmp_path / "old"
+    folder.mkdir()
+    index = {
+        "names": ["a"], "lengths": [4], "splits": ["test"], "cath": [["1.10.8"]], "clusters": ["c"],
+        "representative": [True], "breaks": [[1]],
+    }  # fmt: skip
+    files = {
+        "index.json": json.dumps(index, separators=(",", ":")).encode(),
+        "coords.f32": np.arange(48, dtype="<f4").tobytes(),
+        "tokens.u8": bytes([4, 5, 6, 24]),
+        "bonded.u8": bytes([1, 0, 1, 0]),
+        "report.json": b"{}",
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    sums = {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in files.items()}
+    header = {
+        "format": "minifold-pl chain store",
+        "version": 1,
+        "chains": 1,
+        "residues": 4,
+        "provenance": {"x": 1},
+    }
+    (folder / "store.json").write_text(json.dumps({**header, "files": sums}))
+    return folder

@@ -130,6 +130,11 @@ class ChainStore:
                 "make the store again"
             )
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the store's files, those that were attached among them."""
+        return tuple(self._header["files"])
+
     def __len__(self) -> int:
         return self._count
 
@@ -339,4 +344,6 @@ class ChainStore:
 
 def _mapped(path: Path) -> mmap.mmap:
     with path.open("rb") as file:
+        if not path.stat().st_size:  # of a store without a chain; no file of length 0 can be mapped
+            return mmap.mmap(-1, 1)
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -54,13 +54,21 @@ class StoreWriter:
         out: Folder to make; its parents are made too.
         overwrite: Replace a store that is there. Nothing but a store or an empty folder is ever replaced.
         shard_bytes: Begin a new shard when one has this many bytes.
+        may_be_empty: A store without a chain is fine: one part of many.
 
     Raises:
         StoreError: something is in the way, or no chain was added.
         OSError: disk full, no permission, …
     """
 
-    def __init__(self, out: str | Path, *, overwrite: bool = False, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(
+        self,
+        out: str | Path,
+        *,
+        overwrite: bool = False,
+        shard_bytes: int = SHARD_BYTES,
+        may_be_empty: bool = False,
+    ) -> None:
         self.out = Path(os.path.abspath(out))
         self.provenance: dict[str, Any] = {}
         """Any JSON: where the chains came from."""
@@ -70,6 +78,7 @@ class StoreWriter:
         _refuse_what_is_in_the_way(self.out, overwrite)
         self._overwrite = overwrite
         self._shard_bytes = shard_bytes
+        self._may_be_empty = may_be_empty
         self._folder = self.out.with_name(f"{_partial_prefix(self.out)}{os.getpid()}")
         self._files: dict[str, _HashedFile] = {}
         self._sums: dict[str, dict[str, Any]] = {}
@@ -89,6 +98,11 @@ class StoreWriter:
     def __len__(self) -> int:
         """Chains so far."""
         return len(self._rows)
+
+    @property
+    def residues(self) -> int:
+        """Residues so far."""
+        return sum(self._columns["length"])
 
     def add(self, record: ChainRecord) -> None:
         """Append a chain.
@@ -184,7 +198,7 @@ class StoreWriter:
             self._shard = None
 
     def _commit(self) -> None:
-        if not self._rows:
+        if not self._rows and not self._may_be_empty:
             raise StoreError(f"no chain was found for {self.out}; nothing was written")
         self._close_shard()
         self._write_strings()
@@ -196,7 +210,7 @@ class StoreWriter:
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "chains": len(self._rows),
-            "residues": sum(self._columns["length"]),
+            "residues": self.residues,
             "shards": self._shards,
             "provenance": self.provenance,
             "files": dict(sorted(self._sums.items())),
