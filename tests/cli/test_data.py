@@ -110,3 +110,19 @@ def test_synth_makes_the_synthetic_set_with_the_settings_given(run, tmp_path, ca
     assert "40 synthetic chains" in capsys.readouterr().out
     with pytest.raises(UserError, match="--overwrite"):
         run("synth", "--out", tmp_path / "store")
+
+
+def test_stores_are_merged_and_mistakes_told(run, source, tmp_path, capsys):
+    other = tmp_path / "other.jsonl"
+    other.write_text(_line("c") + "\n")
+    for path, name in ((source, "one"), (other, "two")):
+        run("prepare", path, "--out", tmp_path / name)
+    capsys.readouterr()
+    assert run("merge", tmp_path / "one", tmp_path / "two", "--out", tmp_path / "both") == 0
+    assert "3 chains of 2 stores" in capsys.readouterr().out
+    assert ChainStore.open(tmp_path / "both").names == ("a", "b", "c")
+    with pytest.raises(UserError, match="both have a chain named 'a'"):
+        run("merge", tmp_path / "one", tmp_path / "both", "--out", tmp_path / "again")
+    with pytest.raises(UserError, match="does not exist"):
+        run("merge", tmp_path / "absent", "--out", tmp_path / "again")
+    assert not (tmp_path / "again").exists()

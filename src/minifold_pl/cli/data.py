@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from typing import Any
 
+from minifold_pl.cli import data_merge, data_stats
 from minifold_pl.cli.errors import UserError
 
 _PROBLEMS_SHOWN = 20
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add ``data synth | prepare | stats``."""
+    """Add ``data synth | prepare | merge | stats``."""
     parser = subparsers.add_parser("data", help="make or inspect a store of protein chains")
     commands = parser.add_subparsers(dest="data_command", metavar="COMMAND", required=True)
 
@@ -49,9 +49,10 @@ def add_parser(subparsers: Any) -> None:
     )
     prepare.add_argument("--overwrite", action="store_true", help="replace a store that is there")
 
-    stats = commands.add_parser("stats", help="counts, lengths, labels, leakage between splits")
-    stats.add_argument("store", metavar="D", help="a store")
-    stats.add_argument("--json", action="store_true", help="print JSON")
+    synth.set_defaults(work=_synth)
+    prepare.set_defaults(work=_prepare)
+    for module in (data_merge, data_stats):
+        module.add_parser(commands)
     parser.set_defaults(run=run)
 
 
@@ -61,9 +62,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: the source, the store or an option is at fault.
     """
-    commands = {"synth": _synth, "prepare": _prepare, "stats": _stats}
     try:
-        return commands[args.data_command](args)
+        return int(args.work(args))
     except ValueError as error:
         raise UserError(str(error)) from error
     except OSError as error:
@@ -102,13 +102,4 @@ def _prepare(args: argparse.Namespace) -> int:
         print(f"… and {more:,} more, all in {args.out}/{REPORT_FILE}", file=sys.stderr)
     print(report.table())
     print(f"store         {args.out}, {time.monotonic() - started:.1f} s")
-    return 0
-
-
-def _stats(args: argparse.Namespace) -> int:
-    from minifold_pl.data.stats import stats_table, store_stats
-    from minifold_pl.data.store import ChainStore
-
-    stats = store_stats(ChainStore.open(args.store))
-    print(json.dumps(stats.as_dict(), indent=1) if args.json else stats_table(stats))
     return 0
