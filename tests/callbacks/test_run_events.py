@@ -8,6 +8,7 @@ from minifold_pl.callbacks.patience import Patience
 from minifold_pl.callbacks.run_events import RunEvents
 from minifold_pl.run.events import read_events
 from minifold_pl.run.folder import RunFolder
+from minifold_pl.run.halt import RetryLater, RunHalted
 from minifold_pl.run.marker import RunState, read_marker
 
 
@@ -66,3 +67,32 @@ def test_an_interruption_is_no_failure_and_leaves_the_run_unfinished(tiny, make_
     marker = read_marker(folder.marker)
     assert marker is not None
     assert marker.state is RunState.RUNNING
+
+
+def test_a_halt_is_for_good_and_a_retry_is_not(tiny, make_trainer, tmp_path) -> None:
+    folder = RunFolder(tmp_path)
+    tiny.fail_in_epoch, tiny.error = 1, RetryLater("the disk is full")
+    with pytest.raises(RetryLater):
+        make_trainer(RunEvents(folder, None)).fit(tiny)
+    marker = read_marker(folder.marker)
+    assert marker is not None
+    assert marker.state is RunState.RUNNING
+    tiny.error = RunHalted("no gradient")
+    with pytest.raises(RunHalted):
+        make_trainer(RunEvents(folder, None)).fit(tiny)
+    marker = read_marker(folder.marker)
+    assert marker is not None
+    assert (marker.state, marker.reason) == (RunState.HALTED, "no gradient")
+    told = {e["event"]: e for e in read_events(folder.events)}
+    assert (told["retry"]["kind"], told["retry"]["reason"]) == ("RetryLater", "the disk is full")
+    assert told["halted"]["reason"] == "no gradient"
+
+
+def test_a_lost_data_worker_is_a_retry(tiny, make_trainer, tmp_path) -> None:
+    folder = RunFolder(tmp_path)
+    tiny.fail_in_epoch = 0
+    tiny.error = RuntimeError("DataLoader worker (pid 17) is killed by signal: Killed. ")
+    with pytest.raises(RuntimeError):
+        make_trainer(RunEvents(folder, None)).fit(tiny)
+    last = _events(folder)[-1]
+    assert (last["event"], last["kind"]) == ("retry", "DataWorkerLost")

@@ -145,7 +145,7 @@ def _finish_saves(trainer: pl.Trainer) -> None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning's connector
         finish = getattr(getattr(callback, "saver", None), "finish", None)
         if callable(finish):
-            finish()
+            finish(trainer)
 
 
 def left_out(rollbacks: Sequence[Rollback], step: int) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import lightning.pytorch as pl
 
+from minifold_pl.callbacks.data_workers import kill_workers, worker_loss
 from minifold_pl.callbacks.patience import Patience
 from minifold_pl.run.events import append_event
 from minifold_pl.run.folder import RunFolder
+from minifold_pl.run.halt import RetryLater, RunHalted
 from minifold_pl.run.marker import Marker, RunState, write_marker
 
 
@@ -51,12 +53,22 @@ class RunEvents(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Note a failure; an interruption by the user or a signal leaves the run to be resumed."""
+        """Note how it ended; only :class:`RunHalted` is for good, everything else leaves the run to be resumed."""
+        lost = worker_loss(exception)
+        if lost is not None:
+            kill_workers()
         if not trainer.is_global_zero:
             return
+        exception = lost or exception
         place = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        if isinstance(exception, Exception):
-            first = " ".join(str(exception).split())[:500]
+        first = " ".join(str(exception).split())[:500]
+        if isinstance(exception, RunHalted):
+            append_event(self.folder.events, "halted", reason=exception.reason, **place)
+            self._mark(trainer, RunState.HALTED, exception.reason)
+        elif isinstance(exception, RetryLater):
+            kind = type(exception).__name__
+            append_event(self.folder.events, "retry", kind=kind, reason=exception.reason, **place)
+        elif isinstance(exception, Exception):
             append_event(self.folder.events, "failed", error=type(exception).__name__, message=first, **place)
         else:
             name = getattr(exception, "name", type(exception).__name__)
