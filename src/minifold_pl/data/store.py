@@ -67,6 +67,9 @@ class ChainStore:
         index = _mapped(path / INDEX)
         self._strings = _mapped(path / STRINGS)
         self._shards = [_mapped(path / shard_name(i)) for i in range(header["shards"])]
+        for shard in self._shards:
+            # Chains are read in random order: the system would read 60 KB around each page of them.
+            shard.madvise(mmap.MADV_RANDOM)
         offsets = column_offsets(self._count)
         self._columns: dict[str, np.ndarray] = {
             name: np.frombuffer(index, dtype, self._count, offsets[name]) for name, dtype in COLUMNS.items()
@@ -158,6 +161,7 @@ class ChainStore:
         shape = (length, len(BACKBONE_ATOMS), 3)
         if not self.has_coords[chain]:
             return np.broadcast_to(np.float32(np.nan), shape)
+        self._will_need(chain)
         return self._part(chain, 0, np.dtype("<f4"), shape[0] * shape[1] * shape[2]).reshape(shape)
 
     def tokens(self, chain: int) -> UInt8[np.ndarray, " l"]:
@@ -180,6 +184,7 @@ class ChainStore:
 
     def raw(self, chain: int) -> UInt8[np.ndarray, " n"]:
         """The chain's own bytes, as its checksum covers them; a read-only view."""
+        self._will_need(chain)
         return self._part(chain, 0, np.dtype("u1"), self._layout(chain).end)
 
     def _breaks(self, chain: int) -> Int[np.ndarray, " k"]:
@@ -188,6 +193,12 @@ class ChainStore:
 
     def _part(self, chain: int, place: int, dtype: np.dtype[Any], count: int) -> np.ndarray:
         return np.frombuffer(self._shard(chain), dtype, count, self._start(chain) + place)
+
+    def _will_need(self, chain: int) -> None:
+        """Have all of a chain read in one go."""
+        start, shard = self._start(chain), self._shard(chain)
+        page = start - start % mmap.PAGESIZE
+        shard.madvise(mmap.MADV_WILLNEED, page, start + self._layout(chain).end - page)
 
     def _shard(self, chain: int) -> mmap.mmap:
         return self._shards[self._columns["shard"][chain]]
