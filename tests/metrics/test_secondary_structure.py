@@ -70,14 +70,14 @@ def test_no_criterion_reaches_across_a_break() -> None:
 
 
 def test_three_extended_residues_are_a_strand_where_others_lie_beside_them() -> None:
-    ca = ideal(-120, 130, 7)
+    ca = ideal(-120, 130, 6)
     # Across the least spread of the trace, so that each residue's nearest one is its own copy.
     across = 4.8 * torch.linalg.svd(ca[0] - ca[0].mean(0)).Vh[2]
     sheet = torch.cat([ca, ca + across, ca - across], 1)
-    bonded = torch.ones(1, 21, dtype=torch.bool)
-    bonded[0, [6, 13]] = False
+    bonded = torch.ones(1, 18, dtype=torch.bool)
+    bonded[0, [5, 11]] = False
     assert STRAND not in kinds(ca)
-    middle = kinds(sheet, bonded)[:7]
+    middle = kinds(sheet, bonded)[:6]
     assert middle.count(STRAND) >= 3
 
 
