@@ -312,7 +312,7 @@ def test_impossible_settings_are_refused(kwargs: dict[str, int]) -> None:
         NonFiniteGuard(**kwargs)
 
 
-def _one_rank(rank: int, port: int, folder: str, nan: tuple[int, ...], window: int) -> None:
+def _one_rank(rank: int, port: int, folder: str, nan: tuple[int, ...], window: int, strategy: str) -> None:
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", NODE_RANK="0", LOCAL_RANK=str(rank),
         GLOO_SOCKET_IFNAME="lo",
@@ -320,7 +320,7 @@ def _one_rank(rank: int, port: int, folder: str, nan: tuple[int, ...], window: i
     torch.set_num_threads(1)
     line, guard = Line(make_batches(nan=nan)), NonFiniteGuard()
     trainer = pl.Trainer(
-        max_epochs=1, accelerator="cpu", devices=2, strategy="ddp", logger=False, default_root_dir=folder,
+        max_epochs=1, accelerator="cpu", devices=2, strategy=strategy, logger=False, default_root_dir=folder,
         use_distributed_sampler=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, limit_val_batches=0, accumulate_grad_batches=window,
         callbacks=[guard, ModuleClipping(rest=1e9)],
@@ -329,13 +329,16 @@ def _one_rank(rank: int, port: int, folder: str, nan: tuple[int, ...], window: i
     torch.save({"weights": weights(line), "guard": guard.state_dict()}, f"{folder}/rank{rank}.pt")
 
 
-@pytest.mark.parametrize(("window", "nan"), [(1, (3, 4, 5)), (2, (1, 4, 5, 6, 7))])
-def test_a_nan_on_one_of_two_ranks_leaves_the_other_ones_gradient(tmp_path, window, nan) -> None:
+@pytest.mark.parametrize(
+    ("window", "nan", "strategy"),
+    [(1, (3, 4, 5), "ddp"), (2, (1, 4, 5, 6, 7), "ddp_find_unused_parameters_true")],
+)
+def test_a_nan_on_one_of_two_ranks_leaves_the_other_ones_gradient(tmp_path, window, nan, strategy) -> None:
     """Batches 2k and 2k + 1 are step k of ranks 0 and 1; both, one or none of them may be bad."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(_one_rank, args=(port, str(tmp_path), nan, window), nprocs=2)
+    mp.spawn(_one_rank, args=(port, str(tmp_path), nan, window, strategy), nprocs=2)
     ranks = [torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2)]
     expected = reference(make_batches(nan=nan), set(nan), 2 * window)[0]
     for rank in ranks:

@@ -226,7 +226,7 @@ _COUNTERS = ("in_a_row", "first_of_row", "nonfinite_batches", "applied_steps")
 def _no_gradient(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Tensor:
     """A loss of 0 whose gradient is 0, joined to every weight that DDP waits for."""
     weights = [p for p in pl_module.parameters() if p.requires_grad]
-    if trainer.world_size == 1:
+    if trainer.world_size == 1 or getattr(trainer.strategy.model, "find_unused_parameters", False):
         # One is enough; the others' gradients stay as absent as they are.
         weights = weights[:1]
     # Not 0 · loss: 0 · NaN is NaN. And not 0 · sum(weight): a weight may not be finite.

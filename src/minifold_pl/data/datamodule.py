@@ -116,9 +116,12 @@ class ProteinDataModule(LightningDataModule):
                 random_rotation=self.random_rotation,
                 one_per_cluster=self.one_per_cluster,
                 limit=self.limit_train,
+                replace_damaged=True,
             )
         if stage in (None, "fit", "validate"):
-            self.validation_chains = self._chains(VALIDATION, limit=self.limit_validation)
+            self.validation_chains = self._chains(
+                VALIDATION, limit=self.limit_validation, replace_damaged=stage == "fit"
+            )
         if stage in (None, "test", "predict"):
             self.test_chains = self._chains(TEST)
 

@@ -12,6 +12,7 @@ import torch.utils.data
 from jaxtyping import Bool, Float, Int
 
 from minifold_pl.constants import CA_ATOM, CLS, EOS, NO_LABEL
+from minifold_pl.data.quarantine import Quarantine
 from minifold_pl.data.store import ChainStore
 
 LongChains = Literal["crop", "drop"]
@@ -50,6 +51,8 @@ class ChainDataset(torch.utils.data.Dataset[ChainItem]):
             one. A chain without cluster stands for itself.
         limit: Keep a random selection of this many chains; None keeps all.
         architectures: Label set; others get ``NO_LABEL``. None takes the training split's.
+        replace_damaged: Take another chain in place of a damaged one (see
+            :class:`minifold_pl.data.quarantine.Quarantine`); else reading it is an error.
 
     Raises:
         ValueError: a value out of range, no chain left, or clusters asked for where the store knows none.
@@ -67,6 +70,7 @@ class ChainDataset(torch.utils.data.Dataset[ChainItem]):
         one_per_cluster: bool = False,
         limit: int | None = None,
         architectures: tuple[str, ...] | None = None,
+        replace_damaged: bool = False,
     ) -> None:
         if max_length is not None and max_length < 1:
             raise ValueError(f"max_length is {max_length}; give at least 1 residue, or null for whole chains")
@@ -85,6 +89,7 @@ class ChainDataset(torch.utils.data.Dataset[ChainItem]):
         self._architecture_index = {name: k for k, name in enumerate(self.architectures)}
         self.indices: Int[np.ndarray, " c"] = self._select(long_chains, one_per_cluster, limit)
         """Places in the store, in its order."""
+        self.quarantine = Quarantine(store, self.indices, seed) if replace_damaged else None
 
     def _select(self, long_chains: LongChains, one_per_cluster: bool, limit: int | None) -> np.ndarray:
         chains = self.store.indices(self.split)
@@ -134,6 +139,10 @@ class ChainDataset(torch.utils.data.Dataset[ChainItem]):
 
     def __getitem__(self, key: int | tuple[int, int]) -> ChainItem:
         epoch, index = key if isinstance(key, tuple) else (0, key)
+        if self.quarantine is None:
+            self.store.check(int(self.indices[index]))
+        else:
+            index = self.quarantine.sound(epoch, index)
         chain = int(self.indices[index])
         coords = np.array(self.store.coords(chain))
         observed = ~np.isnan(coords).any(-1)
