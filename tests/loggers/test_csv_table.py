@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from minifold_pl.loggers.csv_table import CsvTable
+from minifold_pl.loggers.csv_table import CsvReader, CsvTable
 
 
 def _lines(path: Path) -> list[str]:
@@ -205,3 +205,62 @@ def test_a_long_table_is_not_held_in_memory(tmp_path: Path) -> None:
             table.flush()
     assert list(table.state()) == [1999]
     assert len(_lines(table.path)) == 2001
+
+
+def test_a_reader_gives_each_row_once_and_when_it_is_whole(tmp_path: Path) -> None:
+    table = CsvTable(tmp_path / "t.csv")
+    reader = CsvReader(table.path)
+    assert reader.new() == {}
+    table.add(0, {"a": "1"})
+    table.flush()
+    assert reader.new() == {}
+    table.add(0, {"b": "2"})
+    table.add(3, {"a": "3"})
+    table.flush()
+    assert reader.new() == {0: {"a": "1", "b": "2"}}
+    assert reader.new() == {}
+    table.add(4, {"a": "4"})
+    table.add(5, {"a": "5", "a new column": "1"})
+    table.flush()
+    assert reader.new() == {3: {"a": "3"}, 4: {"a": "4"}}
+    assert reader.new(all_of_it=True) == {5: {"a": "5", "a new column": "1"}}
+    assert reader.new(all_of_it=True) == {}
+    assert reader.last == 5
+
+
+def test_a_reader_follows_a_table_that_goes_back(tmp_path: Path) -> None:
+    table = CsvTable(tmp_path / "t.csv")
+    for step in range(5):
+        table.add(step, {"a": str(step)})
+    table.flush()
+    reader = CsvReader(table.path)
+    assert list(reader.new()) == [0, 1, 2, 3]
+    table.go_back(2)
+    table.flush()
+    assert reader.new() == {}
+    assert reader.last == 1
+    for step in range(2, 7):
+        table.add(step, {"a": f"1{step}"})
+    table.flush()
+    assert reader.new() == {4: {"a": "14"}, 5: {"a": "15"}}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_reader_sees_all_rows_whatever_the_writer_does(tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    table, found = CsvTable(tmp_path / "t.csv"), {}
+    reader = CsvReader(table.path)
+    for step in range(60):
+        table.add(step, {f"column {draw.randrange(12)}": str(step)})
+        if draw.random() < 0.5:
+            table.flush()
+        if draw.random() < 0.3:
+            found |= reader.new()
+        if draw.random() < 0.05:
+            table.flush()
+            table = CsvTable(table.path)
+            table.go_back(step + 1, table.state())
+    table.flush()
+    found |= reader.new(all_of_it=True)
+    assert list(found) == list(range(60))
+    assert all(list(row.values()) == [str(step)] for step, row in found.items())

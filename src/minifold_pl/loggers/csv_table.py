@@ -123,7 +123,7 @@ class CsvTable:
         size = self.path.stat().st_size if self.path.exists() else -1
         if self._file is None or self._file.size != size:
             self._file = _File(size=size)
-            for columns, step, row, start, end in _rows(self.path):
+            for columns, step, row, start, end in read_rows(self.path):
                 found = self._file
                 found.columns, found.end = columns, end
                 if step is not None:
@@ -151,7 +151,7 @@ class CsvTable:
     def _rewrite(self, changes: Mapping[int, Row], before: int | None = None) -> None:
         """Write the file with ``changes`` merged in; of its rows only those ``before`` a step."""
         rows: dict[int, Row] = {}
-        for _, step, row, _, _ in _rows(self.path):
+        for _, step, row, _, _ in read_rows(self.path):
             if step is not None and (before is None or step < before):
                 rows.setdefault(step, {}).update(row)
         for step, row in changes.items():
@@ -166,15 +166,78 @@ class CsvTable:
             atomic_write_text(self.path, text)
 
 
-def _rows(path: Path) -> Iterator[tuple[list[str], int | None, Row, int, int]]:
-    """Columns, step, row, and the bytes from where to where, of each whole line; the header has no step."""
+class CsvReader:
+    """Reads a table that another process writes: what is new since the last call.
+
+    The last row is left out, as it may still grow, unless it is asked for.
+
+    Args:
+        path: The file; it may be missing, and may be replaced by another one at any time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.last = -1
+        """The highest step in the file."""
+        self._given = -1
+        self._place = 0
+        self._header = b""
+        self._columns: list[str] = []
+
+    def new(self, *, all_of_it: bool = False) -> dict[int, Row]:
+        """Rows of steps behind those that were given before."""
+        found = self._from_place()
+        if found is None:
+            self._place, self._columns = 0, []
+            found = self._from_place() or {}
+        if not all_of_it:
+            found.pop(self.last, None)
+        self._given = max(self._given, *found, -1)
+        return found
+
+    def _from_place(self) -> dict[int, Row] | None:
+        """New rows from where the last one began; None where that is another file now."""
+        try:
+            with open(self.path, "rb") as stream:
+                header = stream.readline()
+        except FileNotFoundError:
+            return {}
+        before, self._header = self._header, header
+        if self._place and header != before:
+            return None
+        found: dict[int, Row] = {}
+        first = self._place > 0
+        for columns, step, row, start, _ in read_rows(self.path, self._place, self._columns):
+            self._columns = columns
+            if step is None:
+                continue
+            if first and step != self.last:
+                return None
+            first = False
+            # The last row is read again next time.
+            self.last, self._place = step, start
+            if step > self._given:
+                found[step] = row
+        return None if first else found
+
+
+def read_rows(
+    path: Path, place: int = 0, columns: list[str] | None = None
+) -> Iterator[tuple[list[str], int | None, Row, int, int]]:
+    """Columns, step, row, and the bytes from where to where, of each whole line; the header has no step.
+
+    Args:
+        path: The file; a missing one has no lines.
+        place: Where to begin, at the start of a line.
+        columns: The columns, where that is not the file's start.
+    """
     try:
         stream = open(path, "rb")  # noqa: SIM115  # a generator; closed below
     except FileNotFoundError:
         return
     with stream:
-        place = 0
-        columns: list[str] = []
+        stream.seek(place)
+        columns = columns or []
         for raw in stream:
             start, place = place, place + len(raw)
             if not raw.endswith(b"\n"):
