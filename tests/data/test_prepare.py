@@ -5,7 +5,7 @@ import time
 import pytest
 
 from minifold_pl.data.chain_set import SourceError
-from minifold_pl.data.prepare import prepare, read_splits
+from minifold_pl.data.prepare import PrepareSettings, prepare, read_splits
 from minifold_pl.data.store import ChainStore
 
 
@@ -32,7 +32,7 @@ def _splits(path, **content):
 def test_splits_come_from_the_file_that_is_given_and_from_nothing_else(source, tmp_path):
     _splits(source.with_name("chain_set_splits.json"), train=["b"])
     given = _splits(tmp_path / "mine.json", train=["b"], validation=["a"], test=["c", "gone"], cath_nodes={})
-    report = prepare(source, tmp_path / "store", splits=given)
+    report = prepare(source, tmp_path / "store", PrepareSettings(splits=given))
     assert ChainStore.open(tmp_path / "store").splits == ("validation", "train", "test", "none")
     assert report.absent_from_source == 1
     assert "absent from the source" in report.table()

@@ -221,9 +221,9 @@ def test_any_model_of_an_ensemble_can_be_read_and_all_are_parsed_at_once(real_da
         (chain,) = read_structure(path, model=number).chains
         np.testing.assert_array_equal(chain.coords, models[number - 1].chains[0].coords)
     assert not np.array_equal(models[0].chains[0].coords, models[1].chains[0].coords)
-    with pytest.raises(StructureFileError, match="has 38 models, no model 39"):
+    with pytest.raises(StructureFileError, match="has no such model: 39 of 38"):
         read_structure(path, model=39)
-    with pytest.raises(StructureFileError, match="no model 0"):
+    with pytest.raises(StructureFileError, match="no such model: 0 of 38"):
         read_structure(path, model=0)
 
 

@@ -80,6 +80,21 @@ def read_chain_set(path: str | Path, min_length: int = MIN_LENGTH) -> Iterator[C
 
 def _read(path: Path, min_length: int) -> Iterator[ChainRecord | RecordProblem]:
     seen: dict[str, int] = {}
+    for line, text in read_lines(path):
+        if isinstance(text, RecordProblem):
+            yield text
+            return
+        yield from parse_line(text, line, min_length, seen)
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, bytes | RecordProblem]]:
+    """Lines of a plain or gzipped chain set with their numbers, from 1; a damaged end as the problem it is.
+
+    Raises:
+        SourceError: see :func:`read_chain_set`.
+    """
+    path = Path(path)
+    _check_source(path)
     line = 0
     with _open(path) as file:
         lines = iter(file)
@@ -87,22 +102,24 @@ def _read(path: Path, min_length: int) -> Iterator[ChainRecord | RecordProblem]:
             try:
                 text = next(lines, None)
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                yield RecordProblem(
+                problem = RecordProblem(
                     line=line + 1,
                     name=None,
                     reason="damaged gzip",
                     detail=f"{error}; the rest of the file is lost, fetch it again",
                 )
+                yield line + 1, problem
                 return
             if text is None:
                 return
             line += 1
-            yield from _parse_line(text, line, min_length, seen)
+            yield line, text
 
 
-def _parse_line(
+def parse_line(
     text: bytes, line: int, min_length: int, seen: dict[str, int]
 ) -> Iterator[ChainRecord | RecordProblem]:
+    """The chain of a line, after what was repaired in it; or why there is none. ``seen`` are lines by name."""
     name: str | None = None
     try:
         fields = _json_object(text)

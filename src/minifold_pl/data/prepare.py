@@ -1,184 +1,191 @@
-"""From a chain set file to a store, with an account of every record that was not sound."""
+"""From what users have, structure files or a chain set, to a store, with an account of all that was not sound.
+
+Work is done in pieces, a file or some lines of a chain set each, by processes that may die on one of them. What
+came of a piece is written into a journal beside the store, so that a run that was killed goes on where it was; the
+store itself is written at the end, in the order of the sources, and appears whole or not at all.
+"""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, NamedTuple
 
-from minifold_pl.data.chain_set import MIN_LENGTH, RecordProblem, SourceError, read_chain_set
-from minifold_pl.data.records import NO_SPLIT, SPLITS, TEST, TRAIN, VALIDATION, ChainRecord
-from minifold_pl.data.store import StoreWriter
+from minifold_pl.data.chain_set import MIN_LENGTH, SourceError
+from minifold_pl.data.journal import Journal
+from minifold_pl.data.packed_chain import PackedChain
+from minifold_pl.data.prepare_report import (
+    OWN_KEY,
+    REPORT_FILE,
+    SOURCES_FILE,
+    PrepareReport,
+    SourceAccount,
+    Told,
+)
+from minifold_pl.data.prepare_settings import PrepareSettings
+from minifold_pl.data.records import NO_SPLIT
+from minifold_pl.data.shards import MAKE_SPLITS, SHARD
+from minifold_pl.data.source_files import are_structures
+from minifold_pl.data.source_work import FORMAT, SETTINGS, ChainSet, Progress, StructureFiles, Work
+from minifold_pl.data.split import assign_splits
+from minifold_pl.data.splits_file import SPLITS_FILE, SplitTable, read_splits
+from minifold_pl.data.store_writer import StoreWriter
 
-SPLITS_FILE: Final = "chain_set_splits.json"
-"""The usual name of the splits file beside a chain set."""
-REPORT_FILE: Final = "report.json"
-"""The account of :func:`prepare`, kept in the store."""
-_ACTIONS: Final = ("noted", "repaired", "dropped")
-OWN_KEY: Final = "the records' own key"
-
-
-@dataclass(kw_only=True)
-class PrepareReport:
-    """What became of every record."""
-
-    source: str
-    splits_from: str
-    """The splits file's path, or that there was none."""
-    kept: int = 0
-    """Chains in the store, repaired ones among them."""
-    split_sizes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    absent_from_source: int = 0
-    """Chains that the splits file names and the source lacks."""
-    problems: list[RecordProblem] = field(default_factory=list)
-
-    def reasons(self, action: str) -> Counter[str]:
-        """Records that were ``dropped``, ``repaired`` or ``noted``, by reason."""
-        return Counter(p.reason for p in self.problems if p.action == action)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
-        return {
-            "source": self.source,
-            "splits_from": self.splits_from,
-            "kept": self.kept,
-            **{action: dict(self.reasons(action)) for action in _ACTIONS},
-            "split_sizes": self.split_sizes,
-            "absent_from_source": self.absent_from_source,
-            "problems": [str(problem) for problem in self.problems],
-        }
-
-    def table(self) -> str:
-        """The account as a few aligned lines."""
-        rows = [("kept", self.kept, "")]
-        rows += [("  " + split, count, "") for split, count in self.split_sizes.items() if count]
-        for action in _ACTIONS:
-            rows += [(action, count, reason) for reason, count in self.reasons(action).most_common()]
-        if not self.reasons("dropped"):
-            rows.append(("dropped", 0, ""))
-        if self.absent_from_source:
-            rows.append(
-                ("not found", self.absent_from_source, "named by the splits file, absent from the source")
-            )
-        lines = [f"{what:<14}{count:>8}  {reason}".rstrip() for what, count, reason in rows]
-        return "\n".join([f"source        {self.source}", f"splits from   {self.splits_from}", *lines])
+__all__ = ["MIN_LENGTH", "REPORT_FILE", "PrepareReport", "PrepareSettings", "prepare", "read_splits"]
 
 
 def prepare(
-    source: str | Path,
+    source: str | Path | Sequence[str | Path],
     out: str | Path,
+    settings: PrepareSettings | None = None,
     *,
-    splits: str | Path | None = None,
-    min_length: int = MIN_LENGTH,
-    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> PrepareReport:
-    """Read a chain set into a store at ``out``; every sound chain is kept, missing residues stay as masks.
+    """Read structure files, folders of them, a chain set or a table of sequences into a store at ``out``.
 
-    Splits come from ``splits``; without it from ``chain_set_splits.json`` beside the source, and for chains
-    that it does not name (it may belong to a sister file) from their own ``split`` key. A chain in no split
-    is kept under ``none``.
+    Every sound chain is kept, missing residues stay as masks. Structure files are added to a store that was made of
+    structure files with the same settings: what it has of a file that did not change is kept without reading it.
+    A run that was killed goes on when it is started again.
 
     Raises:
         SourceError: the source or the splits file cannot be read at all, or holds no sound chain.
         StoreError: something is in the way at ``out``.
-        OSError: the store cannot be written; nothing is left behind.
+        OSError: the store cannot be written; the journal stays, and the same call goes on.
     """
-    source = Path(source)
-    records = read_chain_set(source, min_length)
-    table, splits_from = _find_splits(source, splits)
-    strict = splits is not None
-    report = PrepareReport(source=str(source), splits_from=splits_from)
-    found: set[str] = set()
-    with StoreWriter(out, overwrite=overwrite) as writer:
-        for item in records:
-            if isinstance(item, RecordProblem):
-                report.problems.append(item)
-                continue
-            record = _placed(item, table, strict)
-            found.add(record.name)
-            report.kept += 1
-            report.split_sizes[record.split] += 1
-            writer.add(record)
-        if strict or not found.isdisjoint(table.split_of):
-            report.absent_from_source = len(table.split_of.keys() - found)
-        else:
-            report.splits_from = OWN_KEY  # the file beside the source is about other chains
+    settings = settings or PrepareSettings()
+    paths = [source] if isinstance(source, str | Path) else list(source)
+    out = Path(os.path.abspath(out))
+    splits = _find_splits(paths, settings)
+    if are_structures(paths):
+        work: Work = StructureFiles(paths, out, settings, splits.table)
+    else:
+        work = ChainSet(Path(paths[0]), settings)
+    writer = StoreWriter(out, overwrite=settings.overwrite or work.adds)  # refuses what is in the way
+    with _journal(out, settings, work.identity) as journal:
+        work.read(journal, progress or _silent)
+        return _assemble(work, journal, writer, settings, splits)
+
+
+@contextlib.contextmanager
+def _journal(out: Path, settings: PrepareSettings, identity: dict[str, Any]) -> Iterator[Journal]:
+    part = "-{}-of-{}".format(*settings.shard) if settings.shard else ""
+    journal = Journal(out.parent / f".{out.name}.prepare{part}", {"format": FORMAT, **identity})
+    try:
+        yield journal
+    except ValueError:  # going on would end in the same way
+        journal.remove()
+        raise
+    except BaseException:
+        journal.close()
+        raise
+    journal.remove()
+
+
+def _assemble(
+    work: Work, journal: Journal, writer: StoreWriter, settings: PrepareSettings, splits: _Splits
+) -> PrepareReport:
+    """Write the store from what was read."""
+    report = PrepareReport(
+        source=work.source,
+        splits_from=splits.told,
+        named_by_splits=len(splits.table.split_of),
+        strict_splits=splits.strict,
+    )
+    accounts: list[str] = []
+    named: list[_Named] = []
+    with writer:
+        for file, digest, entries in work.items(journal):
+            report.begin(file.path)
+            all_told = []
+            for entry in entries:
+                chain = entry.chain
+                name = None if chain is None else chain.name
+                in_table = {name, entry.parent} & splits.table.split_of.keys()
+                told = Told(name, entry.line, entry.parent, bool(in_table), entry.problems)
+                if name is not None or told.problems:
+                    all_told.append(told)
+                if not report.take(told) or chain is None:
+                    continue
+                chain = splits.placed(chain, entry.parent)
+                writer.add_packed(chain)
+                if settings.split_by is None:
+                    report.split_sizes[chain.split] += 1
+                elif settings.shard is None:
+                    named.append(_Named(chain.name, chain.sequence, chain.cath))
+            report.end()
+            account = SourceAccount(file.path, file.size, file.mtime_ns, digest, tuple(all_told))
+            accounts.append(account.as_line() + "\n")
         if not report.kept:
             first = f"; first: {report.problems[0]}" if report.problems else ""
-            raise SourceError(f"{source} holds no sound chain of {len(report.problems)} records{first}")
-        writer.provenance = {
-            "source": source.name,
-            "splits_from": report.splits_from,
-            "min_length": min_length,
-        }
-        writer.attach(REPORT_FILE, json.dumps(report.as_dict(), indent=1))
+            raise SourceError(f"{work.source} holds no sound chain of {work.counted(report)}{first}")
+        writer.provenance = {"source": os.path.basename(work.source), SETTINGS: work.settings}
+        if settings.shard is not None:
+            writer.provenance[SHARD] = list(settings.shard)
+        if settings.split_by is not None:
+            writer.provenance[MAKE_SPLITS] = {
+                "method": settings.split_by,
+                "seed": settings.seed,
+                "fractions": asdict(settings.fractions),
+            }
+            if settings.shard is None:
+                assignment = assign_splits(
+                    named, settings.split_by, settings.fractions, settings.seed, threads=settings.workers
+                )
+                writer.assign(assignment)
+                report.split_notes = assignment.notes
+                for split in assignment.split_of.values():
+                    report.split_sizes[split] += 1
+            else:
+                report.split_sizes[NO_SPLIT] = report.kept
+        if splits.table.split_of and not (splits.strict or report.found):
+            report.splits_from = OWN_KEY  # the file beside the source is about other chains
+        writer.attach(REPORT_FILE, report.text())
+        writer.attach(SOURCES_FILE, "".join(accounts))
     return report
 
 
+class _Named(NamedTuple):
+    """What splits are made by."""
+
+    name: str
+    sequence: str
+    cath: tuple[str, ...]
+
+
 @dataclass(frozen=True)
-class SplitTable:
-    """What a splits file says."""
+class _Splits:
+    """Where a chain's split comes from."""
 
-    split_of: Mapping[str, str] = field(default_factory=dict)
-    """Split, by chain name."""
-    cath_nodes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """CATH codes, by chain name."""
+    table: SplitTable
+    told: str
+    """What the report says of it."""
+    strict: bool
+    """The table was asked for: a chain that it does not name is in no split."""
 
-
-def _find_splits(source: Path, splits: str | Path | None) -> tuple[SplitTable, str]:
-    beside = source.parent / SPLITS_FILE
-    if splits is not None:
-        return read_splits(splits), str(splits)
-    if beside.is_file():
-        return read_splits(beside), f"{beside}, else {OWN_KEY}"
-    return SplitTable(), OWN_KEY
-
-
-def _placed(record: ChainRecord, table: SplitTable, strict: bool) -> ChainRecord:
-    split = table.split_of.get(record.name, NO_SPLIT if strict else record.split)
-    return replace(record, split=split, cath=record.cath or table.cath_nodes.get(record.name, ()))
+    def placed(self, chain: PackedChain, parent: str | None) -> PackedChain:
+        """The chain with its split and, where it has none, CATH codes. A domain has its chain's split."""
+        table = self.table
+        split = table.split_of.get(chain.name) or table.split_of.get(parent or "")
+        if split is None:
+            split = NO_SPLIT if self.strict else chain.split
+        cath = chain.cath or table.cath_nodes.get(chain.name, ())
+        return replace(chain, split=split, cath=cath)
 
 
-def read_splits(path: str | Path) -> SplitTable:
-    """A splits file in Ingraham's form: {train, validation, test: lists of names, cath_nodes: codes by name}.
-
-    Raises:
-        SourceError: it cannot be read, is of another form, or puts a chain into two splits.
-    """
-    path = Path(path)
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise SourceError(f"splits file {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"splits file {path} is no JSON: {error}") from None
-    names = (
-        {split: content.get(split, []) for split in (TRAIN, VALIDATION, TEST)} if _is_dict(content) else {}
-    )
-    sound = all(isinstance(n, list) and all(isinstance(name, str) for name in n) for n in names.values())
-    if not any(names.values()) or not sound:
-        raise SourceError(
-            f"splits file {path} must be an object of lists of chain names: {TRAIN}, {VALIDATION}, {TEST}"
-        )
-    split_of: dict[str, str] = {}
-    for split, members in names.items():
-        for name in members:
-            if split_of.setdefault(name, split) != split:
-                raise SourceError(
-                    f"splits file {path} puts {name!r} into {split_of[name]} and {split}; "
-                    "a chain has one split"
-                )
-    nodes = content.get("cath_nodes")
-    cath_nodes = {
-        name: tuple(code for code in codes if isinstance(code, str))
-        for name, codes in (nodes.items() if _is_dict(nodes) else ())
-        if isinstance(codes, list)
-    }
-    return SplitTable(split_of, cath_nodes)
+def _find_splits(paths: Sequence[str | Path], settings: PrepareSettings) -> _Splits:
+    if settings.split_by is not None:
+        return _Splits(SplitTable(), f"made here, by {settings.split_by}, seed {settings.seed}", False)
+    if settings.splits is not None:
+        return _Splits(read_splits(settings.splits), str(settings.splits), True)
+    beside = Path(paths[0]).parent / SPLITS_FILE
+    if len(paths) == 1 and not os.path.isdir(paths[0]) and beside.is_file():
+        return _Splits(read_splits(beside), f"{beside}, else {OWN_KEY}", False)
+    return _Splits(SplitTable(), OWN_KEY, False)
 
 
-def _is_dict(value: Any) -> bool:
-    return isinstance(value, dict)
+@contextlib.contextmanager
+def _silent(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    yield lambda count: None

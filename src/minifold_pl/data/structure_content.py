@@ -30,7 +30,18 @@ _LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
 
 
 class StructureFileError(ValueError):
-    """A file that holds no readable structure; the reason is one line that follows the file's name."""
+    """A file that holds no readable structure; one line that follows the file's name.
+
+    ``reason`` is short and the same for all files with this problem, ``detail`` is about this one.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[StructureFileError], tuple[str, str]]:
+        return type(self), (self.reason, self.detail)
 
 
 def read_content(path: str | Path) -> bytes:
@@ -47,7 +58,7 @@ def read_content(path: str | Path) -> bytes:
             raise StructureFileError(f"is larger than {MAX_BYTES >> 30} GiB")
         return path.read_bytes()
     except OSError as error:
-        raise StructureFileError(f"cannot be read: {error.strerror or error}") from None
+        raise StructureFileError("cannot be read", error.strerror or one_line(error)) from None
 
 
 def unpacked(content: bytes) -> bytes:
@@ -63,7 +74,7 @@ def unpacked(content: bytes) -> bytes:
         try:
             content = _gunzipped(content)
         except (EOFError, zlib.error) as error:
-            raise StructureFileError(f"damaged gzip: {one_line(error)}") from None
+            raise StructureFileError("damaged gzip", one_line(error)) from None
         if len(content) > MAX_BYTES:
             raise StructureFileError(f"unpacks to more than {MAX_BYTES >> 30} GiB")
     if not content[:_HEAD].strip() and not content.strip():
@@ -143,3 +154,17 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     words = "".join(c if c.isprintable() else " " for c in str(error)).split()
     text = " ".join(words) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def is_structure(path: str | Path) -> bool:
+    """Whether a file is a structure file by its name or by how it begins; it need not be a sound one."""
+    if re.search(r"\.(pdb|ent|cif|mmcif|bcif)(\.gz)?$", str(path), re.IGNORECASE):
+        return True
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+        if head.startswith(_GZIP):
+            head = zlib.decompressobj(wbits=31).decompress(head, _HEAD)
+    except (OSError, zlib.error):
+        return False
+    return bool(_CIF.match(head) or re.match(_PDB_RECORD, head))

@@ -162,7 +162,7 @@ class _Reader:
     def model(self, number: int) -> StructureFile:
         """Model ``number``, from 1."""
         if not 1 <= number <= self.models:
-            raise StructureFileError(f"has {self.models} models, no model {number}")
+            raise StructureFileError("has no such model", f"{number} of {self.models}")
         first = sum(self._structure[i].count_atom_sites() for i in range(number - 1))
         model = self._structure[number - 1]
         residues = protein_residues(self._structure, slice(first, first + model.count_atom_sites()))
@@ -178,7 +178,7 @@ class _Reader:
                 else:
                     chains.append(found)
         except UnicodeDecodeError as error:
-            raise StructureFileError(f"is damaged: {one_line(error)}") from None
+            raise StructureFileError("is damaged", one_line(error)) from None
         return StructureFile(
             name=self.name,
             format=self.format,
@@ -333,7 +333,7 @@ def _parsed(text: bytes, format: Format) -> tuple[gemmi.Structure, gemmi.cif.Blo
     except StructureFileError:
         raise
     except Exception as error:  # whatever a parser in C++ makes of damage
-        raise StructureFileError(f"is damaged: {one_line(error)}") from None
+        raise StructureFileError("is damaged", one_line(error)) from None
     if not len(structure):
         raise StructureFileError("holds no atoms")
     return structure, block

@@ -1,0 +1,79 @@
+"""The files that a user names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minifold_pl.data.chain_set import SourceError
+from minifold_pl.data.structure_content import is_structure
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file as it is now."""
+
+    path: str
+    """Absolute."""
+    size: int
+    mtime_ns: int
+
+
+def find_files(paths: Sequence[str | Path]) -> list[SourceFile]:
+    """All files among ``paths`` and in folders among them, each once, in the order of their absolute paths.
+
+    Hidden files and folders are left out unless named; links to folders are followed, once each.
+
+    Raises:
+        SourceError: a path does not exist or cannot be listed, or nothing is there.
+    """
+    found: dict[str, SourceFile] = {}
+    for path in paths:
+        if not os.path.exists(path):
+            raise SourceError(f"{path} does not exist; give a chain set, structure files or a folder of them")
+        names = _in_folder(str(path)) if os.path.isdir(path) else iter([str(path)])
+        for name in names:
+            absolute = os.path.abspath(name)
+            try:
+                status = os.stat(absolute)
+            except OSError:  # a link to nothing, or removed meanwhile: reading it will say so
+                found[absolute] = SourceFile(absolute, -1, -1)
+            else:
+                found[absolute] = SourceFile(absolute, status.st_size, status.st_mtime_ns)
+    if not found:
+        raise SourceError(f"{', '.join(map(str, paths))} holds no file")
+    return [found[path] for path in sorted(found)]
+
+
+def are_structures(paths: Sequence[str | Path]) -> bool:
+    """Whether ``paths`` are structure files or folders of them; a chain set is a single file."""
+    return len(paths) != 1 or os.path.isdir(paths[0]) or is_structure(paths[0])
+
+
+def _in_folder(folder: str) -> Iterator[str]:
+    seen: set[str] = set()
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        real = os.path.realpath(here)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = list(os.scandir(here))
+        except OSError as error:
+            raise SourceError(f"folder {here} cannot be listed: {error.strerror}") from None
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                waiting.append(entry.path)
+            else:
+                yield entry.path
+
+
+def common_root(files: Sequence[SourceFile]) -> str:
+    """The folder that all files are in."""
+    return os.path.commonpath([os.path.dirname(file.path) for file in files])

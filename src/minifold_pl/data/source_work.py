@@ -1,0 +1,305 @@
+"""Sources piece by piece: what there is to read, and what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from minifold_pl.data.cath_domains import Domain, DomainTable, read_cath_domains
+from minifold_pl.data.chain_set import RecordProblem, SourceError, read_lines
+from minifold_pl.data.journal import Journal
+from minifold_pl.data.outcome import Entry, Outcome, Problem
+from minifold_pl.data.prepare_report import SOURCES_FILE, PrepareReport, SourceAccount
+from minifold_pl.data.prepare_settings import PrepareSettings
+from minifold_pl.data.read_source import SAME, labelled, read_block
+from minifold_pl.data.records import NO_SPLIT
+from minifold_pl.data.shards import SHARD, shard_range
+from minifold_pl.data.source_files import SourceFile, common_root, find_files
+from minifold_pl.data.splits_file import SplitTable
+from minifold_pl.data.store import ChainStore, StoreError, is_store
+from minifold_pl.data.structure_content import structure_name
+from minifold_pl.data.worker_pool import BATCH, Failure, Job, run_jobs
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Takes what is done and how much of it there is; the function it gives is told of every part that is finished."""
+
+FORMAT: Final = 1
+"""Of journals, and of what a store remembers of its sources: raise it when outcomes change."""
+SETTINGS: Final = "settings"
+"""Key of the provenance: what the outcome of a file depends on besides the file."""
+
+_BLOCK_BYTES: Final = 1 << 22
+"""Text of a chain set that is one piece of work."""
+_IN_PROCESS_BYTES: Final = 1 << 24
+"""A chain set that is not larger is read here: starting processes takes longer."""
+_READ: Final = "minifold_pl.data.read_source"
+
+
+class Work(Protocol):
+    """A source, and how it is read."""
+
+    source: str
+    """What the report calls it."""
+    identity: dict[str, Any]
+    """What a journal of this work is told by."""
+    settings: dict[str, Any]
+    """What the store remembers of how it was read."""
+    adds: bool
+    """The store that is there is added to."""
+
+    def read(self, journal: Journal, progress: Progress) -> None:
+        """Read what the journal does not have yet."""
+        ...
+
+    def items(self, journal: Journal) -> Iterator[tuple[SourceFile, str, Iterable[Entry]]]:
+        """Every file with its sha256 (empty where it was not needed) and what is in it, in their order."""
+        ...
+
+    def counted(self, report: PrepareReport) -> str:
+        """How much there was, for an error."""
+        ...
+
+
+class StructureFiles:
+    """Structure files and folders of them; and the store that was made of others before, where there is one."""
+
+    def __init__(
+        self, paths: Sequence[str | Path], out: Path, settings: PrepareSettings, splits: SplitTable
+    ) -> None:
+        files = find_files(paths)
+        self._settings = settings
+        self._given = list(map(str, paths))
+        table = read_cath_domains(*settings.cath_domains) if settings.cath_domains else DomainTable()
+        self._domains: dict[str, list[Domain]] = defaultdict(list)
+        for domain in table.domains.values():
+            self._domains[domain.name[:4]].append(domain)
+        self.settings = {
+            "format": FORMAT,
+            "kind": "structures",
+            "min_length": settings.min_length,
+            "min_complete": settings.min_complete,
+            "cath_domains": [_sha256(path) for path in settings.cath_domains],
+            "domains": settings.domains,
+            "cath_nodes": _digest(sorted(splits.cath_nodes.items())) if splits.cath_nodes else None,
+        }
+        self.identity = self.settings
+        self._old: ChainStore | None = None
+        self._known: dict[str, tuple[SourceAccount, list[int]]] = {}
+        self.adds = is_store(out) and not settings.overwrite
+        self.source = common_root(files)
+        if settings.shard is not None:
+            places = shard_range(len(files), *settings.shard)
+            files = files[places.start : places.stop]
+        if self.adds:
+            self._remember(out)
+            if settings.shard is None:  # files that are not named again keep their chains
+                here = {file.path for file in files}
+                files += [
+                    SourceFile(a.path, a.size, a.mtime_ns)
+                    for a, _ in self._known.values()
+                    if a.path not in here
+                ]
+                files.sort(key=lambda file: file.path)
+                self.source = common_root(files)
+        self._files = files
+
+    def _remember(self, out: Path) -> None:
+        """What the store at ``out`` has of each file."""
+        self._old = ChainStore.open(out)
+        shard = list(self._settings.shard) if self._settings.shard else None
+        known = (self._old.provenance.get(SETTINGS), self._old.provenance.get(SHARD))
+        if known != (self.settings, shard):
+            raise StoreError(
+                f"{out} holds a store already, and it was made of other things or with other settings; "
+                "--overwrite replaces it"
+            )
+        names: set[str] = set()
+        row = 0
+        for line in (out / SOURCES_FILE).read_text("utf-8").splitlines():
+            account = SourceAccount.from_line(line)
+            found = [told.name for told in account.told if told.name is not None]
+            fresh = [name for name in found if name not in names]
+            names.update(fresh)
+            if len(fresh) == len(found):  # else a chain is missing that may be wanted now
+                self._known[account.path] = (account, list(range(row, row + len(fresh))))
+            row += len(fresh)
+
+    def read(self, journal: Journal, progress: Progress) -> None:
+        """Read the files that are new or have changed."""
+        todo = [file for file in self._files if _key(file) not in journal and not self._unchanged(file)]
+        workers = min(self._settings.workers, -(-len(todo) // BATCH))
+        with progress("reading files", len(todo)) as advance:
+            for place, result in run_jobs(map(self._job, range(len(todo)), todo), workers):
+                if isinstance(result, Failure):
+                    result = Outcome((Entry((Problem("dropped", result.reason, result.detail),)),)).encoded()
+                journal.add(_key(todo[place]), result)
+                advance(1)
+
+    def _unchanged(self, file: SourceFile) -> bool:
+        known = self._known.get(file.path)
+        return known is not None and (known[0].size, known[0].mtime_ns) == (file.size, file.mtime_ns)
+
+    def _job(self, place: int, file: SourceFile) -> Job:
+        settings = self._settings
+        known = self._known.get(file.path)
+        domains = tuple(self._domains.get(structure_name(file.path), ()))
+        arguments = (
+            file.path,
+            settings.min_length,
+            settings.min_complete,
+            domains,
+            settings.domains,
+            known[0].sha256 if known else "",
+        )
+        return Job(place, f"{_READ}:read_file", arguments, settings.timeout + file.size / 1e6)
+
+    def items(self, journal: Journal) -> Iterator[tuple[SourceFile, str, Iterable[Entry]]]:
+        """Every file with its sha256 and what is in it, in the order of their paths."""
+        for file in self._files:
+            found = journal.get(_key(file), SAME)
+            if found == SAME:
+                account, rows = self._known[file.path]
+                yield file, account.sha256, self._kept(account, rows)
+            else:
+                outcome = Outcome.decoded(found)
+                yield file, outcome.sha256, outcome.entries
+
+    def _kept(self, account: SourceAccount, rows: list[int]) -> Iterator[Entry]:
+        """What the old store has of a file."""
+        assert self._old is not None
+        places = iter(rows)
+        for told in account.told:
+            chain = None
+            if told.name is not None:
+                place = next(places)
+                self._old.check(place)
+                chain = replace(self._old.packed(place), split=NO_SPLIT, cluster=None, representative=False)
+            yield Entry(told.problems, chain, told.line, told.parent)
+
+    def counted(self, report: PrepareReport) -> str:
+        """How many files there were."""
+        return f"{report.files:,} files"
+
+
+class ChainSet:
+    """The lines of a chain set."""
+
+    adds = False
+
+    def __init__(self, path: Path, settings: PrepareSettings) -> None:
+        self.source = str(path)
+        self._path = path
+        self._settings = settings
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise SourceError(f"{path}: {error.strerror}") from None
+        self._file = SourceFile(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+        self._table = read_cath_domains(*settings.cath_domains) if settings.cath_domains else DomainTable()
+        self.settings = {
+            "format": FORMAT,
+            "kind": "chain set",
+            "min_length": settings.min_length,
+            "cath_domains": [_sha256(path) for path in settings.cath_domains],
+            "domains": settings.domains,
+        }
+        self.identity = {**self.settings, "file": [self._file.path, self._file.size, self._file.mtime_ns]}
+        self._blocks: list[str] = []
+        self._last: Entry | None = None
+
+    def read(self, journal: Journal, progress: Progress) -> None:
+        """Read the lines, some megabytes at a time."""
+        total = sum(1 for _, text in read_lines(self._path) if isinstance(text, bytes))
+        wanted = range(total)
+        if self._settings.shard is not None:
+            wanted = shard_range(total, *self._settings.shard)
+        sizes: dict[int, int] = {}
+
+        def jobs() -> Iterator[Job]:
+            for first, lines in self._texts(wanted):
+                sizes[first] = len(lines)
+                self._blocks.append(str(first))
+                if str(first) in journal:
+                    advance(len(lines))
+                    continue
+                arguments = (b"".join(lines), first, self._settings.min_length)
+                yield Job(first, f"{_READ}:read_block", arguments, 10 * self._settings.timeout)
+
+        with progress("reading chains", len(wanted)) as advance:
+            for first, result in self._results(jobs()):
+                if isinstance(result, Failure):
+                    where = f"{result.detail}; {sizes[first]} lines from here on"
+                    result = Outcome(
+                        (Entry((Problem("dropped", result.reason, where),), None, first),)
+                    ).encoded()
+                journal.add(str(first), result)
+                advance(sizes.pop(first))
+
+    def _results(self, jobs: Iterator[Job]) -> Iterator[tuple[int, bytes | Failure]]:
+        if self._settings.workers == 1 or self._file.size <= _IN_PROCESS_BYTES:
+            for job in jobs:
+                yield job.key, read_block(*job.arguments)
+        else:
+            yield from run_jobs(jobs, self._settings.workers)
+
+    def _texts(self, wanted: range) -> Iterator[tuple[int, list[bytes]]]:
+        """Blocks of lines with the number of their first one; ``wanted`` counts from 0."""
+        block: list[bytes] = []
+        first = size = 0
+        for line, text in read_lines(self._path):
+            if isinstance(text, RecordProblem):
+                if wanted.stop == line - 1:  # the last shard's to tell
+                    self._last = Entry((Problem(text.action, text.reason, text.detail),), None, line)
+                break
+            if line - 1 not in wanted:
+                continue
+            first = first or line
+            block.append(text)
+            size += len(text)
+            if size >= _BLOCK_BYTES:
+                yield first, block
+                block, first, size = [], 0, 0
+        if block:
+            yield first, block
+
+    def items(self, journal: Journal) -> Iterator[tuple[SourceFile, str, Iterable[Entry]]]:
+        """The file with its lines."""
+        yield self._file, "", self._entries(journal)
+
+    def _entries(self, journal: Journal) -> Iterator[Entry]:
+        settings = self._settings
+        for key in self._blocks:
+            for entry in Outcome.decoded(journal[key]).entries:
+                if len(self._table):
+                    yield from labelled(entry, self._table, settings.domains, settings.min_length)
+                else:
+                    yield entry
+        if self._last is not None:
+            yield self._last
+
+    def counted(self, report: PrepareReport) -> str:
+        """How many lines there were."""
+        return f"{len(report.problems)} records"
+
+
+def _key(file: SourceFile) -> str:
+    return f"{file.path}\0{file.size}\0{file.mtime_ns}"
+
+
+def _sha256(path: str | Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}") from None
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
