@@ -164,6 +164,7 @@ def test_a_bad_line_among_good_ones_is_told_and_left_out(read):
 def test_a_chain_is_labelled_with_all_its_domains_codes_each_once(read, make_record):
     table = read(CATH_B + "1cnsA03 v4_2_0 3.30.20.10 244-250:A\n")
     assert label_chain(make_record("1cns.A"), table).cath == ("1.10.530.10", "3.30.20.10")
+    assert label_chain(make_record("1cnsA02"), table).cath == ("3.30.20.10",)
     unknown = make_record("9xyz.A", cath=("1.10.8",))
     assert label_chain(unknown, table) is unknown
 

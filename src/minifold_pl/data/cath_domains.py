@@ -97,7 +97,12 @@ class DomainTable:
             )
 
     def of_chain(self, name: str) -> tuple[Domain, ...]:
-        """Domains of a chain called ``1abc.A`` (or ``1ABC_A``, ``1abcA``), in the order of their numbers."""
+        """Domains of a chain called ``1abc.A`` (or ``1ABC_A``, ``1abcA``), in the order of their numbers.
+
+        A domain's own name, ``1abcA01``, gives that domain.
+        """
+        if name in self.domains:
+            return (self.domains[name],)
         key = chain_key(name)
         return tuple(self.domains[d] for d in sorted(self._by_chain.get(key or "", ())))
 
