@@ -21,6 +21,7 @@ from minifold_pl.loggers.metrics_csv import MetricsCSV
 from minifold_pl.modules.contact_classifier import ContactClassifierModule
 from minifold_pl.modules.load import load_module
 from minifold_pl.run.events import read_events
+from minifold_pl.run.exit_codes import RETRY, TAKEN
 from minifold_pl.run.folder import RunFolder
 from minifold_pl.run.marker import RunState, read_marker
 
@@ -61,7 +62,8 @@ def _metrics(folder: RunFolder) -> list[dict[str, str]]:
 
 
 def _events(folder: RunFolder) -> list[str]:
-    return [event["event"] for event in read_events(folder.events) if event["event"] != "saved"]
+    lifecycle = ("started", "resumed", "interrupted", "failed", "halted", "done")
+    return [event["event"] for event in read_events(folder.events) if event["event"] in lifecycle]
 
 
 def _raw(path: Path) -> dict[str, torch.Tensor]:
@@ -147,9 +149,10 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
 
 
 def test_changed_settings_are_taken_where_that_is_asked_for_and_noted(fit, folder: RunFolder) -> None:
-    fit(folder, 3, "--model.init_args.contact_pos_weight", "3.0", "--run.allow_changes", "true")
+    fit(folder, 3, "--model.init_args.contact_pos_weight", "3.0", "--accept-changes")
     noted = next(event for event in read_events(folder.events) if event["event"] == "config_changed")
-    assert any("contact_pos_weight: 3.0" in line for line in noted["changes"])
+    names = {change["name"]: change["after"] for change in noted["changes"]}
+    assert names["model.init_args.contact_pos_weight"] == 3.0
     assert load_module(folder.checkpoints / "resume-00000006.ckpt").contact_pos_weight == 3.0
 
 
@@ -161,7 +164,8 @@ def test_a_terminated_run_is_not_done_and_says_so(arguments, folder: RunFolder, 
 
     monkeypatch.setattr(ContactClassifierModule, "on_train_epoch_end", terminated)
     where = ["--run.dir", str(folder.path), "--trainer.max_epochs", "9"]
-    assert main([*arguments, *where]) == 130
+    assert main([*arguments, *where]) == RETRY
+    assert "stopped by SIGTERM; the same command goes on with the run" in capsys.readouterr().err
     assert _events(folder)[-2:] == ["resumed", "interrupted"]
     marker = read_marker(folder.marker)
     assert marker is not None
@@ -180,7 +184,7 @@ def test_a_killed_run_lets_nobody_in_before_and_goes_on_after(arguments, fit, tm
                 assert process.poll() is None, process.communicate()
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
-            assert main([*arguments, *where]) == 1
+            assert main([*arguments, *where]) == TAKEN
             told = capsys.readouterr().err
             assert f"is in use by process {process.pid} on " in told
             assert "--fresh" in told

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Final, Protocol, cast, runtime_checkable
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loops.progress import _ProcessedTracker, _Progress
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from minifold_pl.loggers.metrics_csv import MetricsCSV
 from minifold_pl.run.halt import RetryLater
+
+METRICS_KEY: Final = "metrics_csv"
+"""Where a checkpoint keeps the state of :class:`~minifold_pl.loggers.metrics_csv.MetricsCSV`."""
 
 
 @runtime_checkable
@@ -85,13 +89,20 @@ class ExactResume(pl.Callback):
         """Write the counters of the place, and first what was logged up to it."""
         for logger in trainer.loggers:
             logger.save()
+            if isinstance(logger, MetricsCSV):
+                checkpoint[METRICS_KEY] = logger.state_dict()
         loop = trainer.fit_loop
         state: dict[str, Any] = checkpoint["loops"]["fit_loop"]
         epochs: _Progress = loop.epoch_progress
         batches = loop.epoch_loop.batch_progress
-        if _processed(epochs) >= epochs.current.ready:
+        if _processed(epochs) < epochs.current.ready:
+            self._after_batch(trainer, state, batches.total.ready)
+        elif loop.epoch_loop._num_ready_batches_reached():
             self._between_epochs(state, _processed(epochs))
         else:
+            # ``max_steps``: the epoch's end in the loop's sense, but batches are left for a run that goes on.
+            for part in ("current", "total"):
+                state["epoch_progress"][part]["processed"] -= 1
             self._after_batch(trainer, state, batches.total.ready)
 
     def _batch(self, trainer: pl.Trainer) -> int:

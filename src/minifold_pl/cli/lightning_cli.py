@@ -7,7 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from difflib import unified_diff
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -16,60 +16,79 @@ import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from minifold_pl.callbacks.checkpoints import BestCheckpoint, ResumeCheckpoint
+from minifold_pl.callbacks.data_workers import worker_loss
 from minifold_pl.callbacks.ddim_evaluator import DDIMEvaluator
 from minifold_pl.callbacks.ema import EMA
+from minifold_pl.callbacks.exact_resume import METRICS_KEY, ExactResume
+from minifold_pl.callbacks.gradient_tripwire import GradientTripwire
+from minifold_pl.callbacks.hang_watch import HangWatch
+from minifold_pl.callbacks.lease_keeper import LeaseKeeper
+from minifold_pl.callbacks.loss_spike import LossSpike
 from minifold_pl.callbacks.module_clipping import ModuleClipping
+from minifold_pl.callbacks.nonfinite_guard import NonFiniteGuard
 from minifold_pl.callbacks.patience import Patience
 from minifold_pl.callbacks.progress import EpochLines
+from minifold_pl.callbacks.record_quarantine import RecordQuarantine
 from minifold_pl.callbacks.run_events import RunEvents
+from minifold_pl.callbacks.stop_on_signal import StopOnSignal
 from minifold_pl.callbacks.structure_files import StructureFiles
 from minifold_pl.callbacks.throughput import Throughput
-from minifold_pl.checkpoint.atomic import atomic_write_text
 from minifold_pl.checkpoint.contents import CheckpointError, read_checkpoint
-from minifold_pl.checkpoint.io import AtomicCheckpointIO, latest_valid
+from minifold_pl.checkpoint.io import AtomicCheckpointIO
+from minifold_pl.checkpoint.newest import set_aside_later
 from minifold_pl.cli.configs import expand_config_arguments
 from minifold_pl.cli.errors import UserError
 from minifold_pl.cli.run_config import RunConfig
+from minifold_pl.cli.run_start import AlreadyDone, Entered, enter, newest_whole
 from minifold_pl.data.datamodule import ProteinDataModule
 from minifold_pl.loggers.metrics_csv import MetricsCSV
 from minifold_pl.loggers.wandb_logger import wandb_logger
 from minifold_pl.modules.base import MinifoldModule
 from minifold_pl.modules.load import build_module
 from minifold_pl.modules.parsing import configure_parsing
-from minifold_pl.run.events import append_event
+from minifold_pl.run.begin import pin_facts
 from minifold_pl.run.folder import RunFolder, fresh_folder
-from minifold_pl.run.lock import RunLock, RunLocked
+from minifold_pl.run.halt import RetryLater
+from minifold_pl.run.starts import forgive_start
+from minifold_pl.run.stop import RunInterrupted, ignore_in_worker
 
 configure_parsing()
 
 STANDARD_CALLBACKS: dict[str, type[pl.Callback]] = {
+    "nan_guard": NonFiniteGuard,
     "ema": EMA,
+    "tripwire": GradientTripwire,
     "clipping": ModuleClipping,
+    "spike": LossSpike,
+    "quarantine": RecordQuarantine,
     "throughput": Throughput,
     "ddim": DDIMEvaluator,
     "patience": Patience,
     "best": BestCheckpoint,
     "checkpoints": ResumeCheckpoint,
     "table": EpochLines,
+    "hang_watch": HangWatch,
 }
 """Sections of a config, in the order in which the callbacks run; more come under ``trainer.callbacks``."""
 
-IDENTITY = ("model", "data", "seed_everything")
-"""Sections of the config that make a run what it is: a run is not continued with others."""
+SHORT = {"--fresh": "--run.fresh=true", "--accept-changes": "--run.accept_changes=true"}
+"""Flags that have a short form."""
 
 
 class MinifoldCLI(LightningCLI):
     """LightningCLI with a run folder: config, checkpoints, metrics and events of a run lie in one place."""
 
     run_folder: RunFolder
-    resume_from: Path | None = None
+    entered: Entered
 
-    def __init__(self, args: Sequence[str], default_folder: str) -> None:
+    def __init__(self, args: Sequence[str], default_folder: str, exits: contextlib.ExitStack) -> None:
         self.default_folder = default_folder
         self.chosen = args[0]
+        self._exits = exits
         super().__init__(
             MinifoldModule,
             ProteinDataModule,
@@ -99,13 +118,16 @@ class MinifoldCLI(LightningCLI):
             if run.fresh:
                 self.run_folder = RunFolder(fresh_folder(self.run_folder.path))
                 run.dir = str(self.run_folder.path)
-            elif self.run_folder.exists() and config.get("ckpt_path") is None:
-                self._refuse_changes(allow=run.allow_changes)
-                self.resume_from = self._latest()
-                config.ckpt_path = None if self.resume_from is None else str(self.resume_from)
+            chosen = self._origin()
+            if chosen is not None:
+                read_checkpoint(chosen)
+            self._explicit = chosen is not None
+            self.entered = enter(self.run_folder, run, self._config_to_keep(), chosen, self._exits)
+            if chosen is None and self.entered.checkpoint is not None:
+                config.ckpt_path = str(self.entered.checkpoint)
         elif config.get("ckpt_path") is None:
             best = self.run_folder.checkpoints / "best.ckpt"
-            newest = best if best.is_file() else self._latest()
+            newest = best if best.is_file() else newest_whole(self.run_folder)
             if newest is None:
                 raise UserError(
                     f"nothing to {self.subcommand}: no checkpoint in {self.run_folder.checkpoints}; "
@@ -113,7 +135,7 @@ class MinifoldCLI(LightningCLI):
                     exit_code=2,
                 )
             config.ckpt_path = str(newest)
-        if config.get("ckpt_path") is not None and self.resume_from is None:
+        else:
             read_checkpoint(Path(config.ckpt_path))
         config.trainer.default_root_dir = str(self.run_folder.path)
 
@@ -121,6 +143,7 @@ class MinifoldCLI(LightningCLI):
         """A trainer whose checkpoints, loggers and events go to the run folder."""
         config = self.config[self.subcommand]
         self.run_folder.create()
+        lease = self.entered.lease if self.subcommand == "fit" else None
         self.metrics = MetricsCSV(self.run_folder.metrics)
         loggers: list[Any] = []
         if self.subcommand == "fit":
@@ -138,13 +161,28 @@ class MinifoldCLI(LightningCLI):
         if config.trainer.enable_progress_bar is None:
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
         trainer = super().instantiate_trainer(
-            logger=loggers or False, plugins=[*plugins, AtomicCheckpointIO()], **kwargs
+            logger=loggers or False,
+            plugins=[*plugins, AtomicCheckpointIO(None if lease is None else lease.check)],
+            **kwargs,
         )
+        if isinstance(trainer.strategy, DDPStrategy):
+            # Which parameters a batch uses is drawn for it: without self-conditioning, its map has no gradient.
+            trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
         if self.subcommand == "fit":
             origin = self._origin()
             ours = origin is not None and origin.parent == self.run_folder.checkpoints
             resumed = None if origin is None else origin.name if ours else str(origin)
-            trainer.callbacks.append(RunEvents(self.run_folder, resumed))  # type: ignore[attr-defined]
+            callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            callbacks[:] = [
+                *([] if lease is None else [LeaseKeeper(lease)]),
+                ExactResume(),
+                *callbacks,
+                StopOnSignal(),
+                RunEvents(self.run_folder, resumed),
+            ]
+            # Signals have one owner, run/stop.py: Lightning's handlers save inside the handler or end with code 0.
+            trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+            self.datamodule.worker_init = ignore_in_worker
         if self.subcommand == "predict":
             trainer.callbacks.append(StructureFiles())  # type: ignore[attr-defined]
         return trainer
@@ -178,35 +216,41 @@ class MinifoldCLI(LightningCLI):
 
     def fit(self, model: MinifoldModule, **kwargs: Any) -> None:
         """Train in the run folder, alone in it."""
-        folder = self.run_folder
+        folder, origin = self.run_folder, self._origin()
         if self.trainer.is_global_zero:
-            try:
-                lock = RunLock(folder.lock).__enter__()
-            except RunLocked as error:
-                raise UserError(
-                    f"{error}; wait for it, or take another folder with --run.dir or --fresh"
-                ) from error
-        else:
-            lock = None
+            run = self.config[self.subcommand].run
+            # ``devices: auto`` and an open precision make another run on another machine.
+            facts = {"processes": self.trainer.world_size, "precision": str(self.trainer.precision)}
+            pin_facts(folder, facts, trained=origin is not None, accept_changes=run.accept_changes)
+            content = {} if origin is None else read_checkpoint(origin)
+            if origin is not None and self._explicit and origin.parent == folder.checkpoints:
+                # The newer ones would win at the next start.
+                set_aside_later(folder.checkpoints, self.entered.step)
+            self.metrics.resume_from(self.entered.step, content.get(METRICS_KEY))
+            if origin is not None:
+                print(f"resuming {folder.path} from {origin.name} (step {self.entered.step})", flush=True)
         try:
-            if self.trainer.is_global_zero:
-                atomic_write_text(folder.config, yaml.safe_dump(self._config_to_keep(), sort_keys=False))
-                origin = self._origin()
-                step = 0 if origin is None else int(read_checkpoint(origin).get("global_step", 0))
-                self.metrics.resume_from(step)
-                if origin is not None:
-                    print(f"resuming {folder.path} from {origin.name} (step {step})", flush=True)
             self.trainer.fit(
                 model, weights_only=True, **{k: v for k, v in kwargs.items() if k != "weights_only"}
             )
+        except RunInterrupted:
+            if self.entered.lease is not None:
+                forgive_start(folder.starts)
+            raise
+        except RuntimeError as error:
+            lost = worker_loss(error) or _process_loss(error, self.trainer.world_size)
+            if lost is None:
+                raise
+            raise lost from error
         except SystemExit as stop:
             # Lightning turns an interruption into an exit of its own, after a signal even with code 0.
             if self.trainer.interrupted:
                 raise KeyboardInterrupt from stop
             raise
         finally:
-            if lock is not None:
-                lock.__exit__(None, None, None)
+            for child in active_children():
+                # Data workers: a stopped one would never end by itself, and this process waits for it at its end.
+                child.kill()
 
     def _origin(self) -> Path | None:
         """The checkpoint that this start goes on from, found here or given by ``--ckpt_path``."""
@@ -216,34 +260,20 @@ class MinifoldCLI(LightningCLI):
     def _config_to_keep(self) -> dict[str, Any]:
         """The settings of the run without those of this start: ``fit --config`` on it goes on with the run."""
         config = self.plain_config()
-        return {**config, "ckpt_path": None, "run": {**config["run"], "fresh": False}}
+        once = {
+            name: getattr(RunConfig(), name) for name in ("fresh", "accept_changes", "after_halt", "wait")
+        }
+        return {**config, "ckpt_path": None, "run": {**config["run"], **once}}
 
-    def _latest(self) -> Path | None:
-        return latest_valid(self.run_folder.checkpoints) if self.run_folder.checkpoints.is_dir() else None
 
-    def _refuse_changes(self, allow: bool) -> None:
-        if not self.run_folder.config.is_file():
-            return
-        before = yaml.safe_load(self.run_folder.config.read_text())
-        now = self.plain_config()
-        old, new = ({k: c.get(k) for k in IDENTITY} for c in (before, now))
-        if old == new:
-            return
-        was, now_is = (yaml.safe_dump(c, sort_keys=True).splitlines() for c in (old, new))
-        lines = [
-            line
-            for line in unified_diff(was, now_is, n=0)
-            if line[:1] in "+-" and not line.startswith(("+++", "---"))
-        ]
-        shown = "; ".join(" ".join(line.split()) for line in lines[:6])
-        if allow:
-            append_event(self.run_folder.events, "config_changed", changes=lines)
-            return
-        raise UserError(
-            f"{self.run_folder.path} holds a run with other settings ({shown}{' …' if len(lines) > 6 else ''}).\n"
-            "Use --fresh for a new run, or --run.allow_changes true to go on with the changed settings.",
-            exit_code=2,
-        )
+def _process_loss(error: RuntimeError, processes: int) -> RetryLater | None:
+    """The end of a run whose processes can no longer talk to each other: one has died, and said why itself."""
+    told = str(error)
+    if processes == 1 or not any(
+        sign in told for sign in ("gloo", "NCCL", "ncclRemoteError", "onnection closed", "onnection reset")
+    ):
+        return None
+    return RetryLater(f"another process of this run was lost: {told.splitlines()[0][:300]}")
 
 
 class _Parser(LightningArgumentParser):
@@ -259,7 +289,10 @@ def run(args: Sequence[str]) -> int:
     Args:
         args: The arguments, the subcommand first.
     """
-    cli(args)
+    try:
+        cli(args)
+    except AlreadyDone as done:
+        print(done)
     return 0
 
 
@@ -270,10 +303,11 @@ def cli(args: Sequence[str]) -> MinifoldCLI:
         UserError: A wrong setting, a missing file, a run in use …
     """
     arguments, names = expand_config_arguments(args)
-    arguments = ["--run.fresh=true" if a == "--fresh" else a for a in arguments]
+    arguments = [SHORT.get(a, a) for a in arguments]
     quiet_libraries()
-    with user_errors():
-        return MinifoldCLI(arguments, default_folder=str(Path("runs") / (names[-1] if names else "run")))
+    folder = str(Path("runs") / (names[-1] if names else "run"))
+    with user_errors(), contextlib.ExitStack() as exits:
+        return MinifoldCLI(arguments, default_folder=folder, exits=exits)
 
 
 def add_project_arguments(parser: LightningArgumentParser, default_folder: str | None) -> None:
@@ -366,6 +400,9 @@ def quiet_libraries() -> None:
         ".*does not have many workers.*",
         ".*The number of training batches .* is smaller than the logging interval.*",
         ".*isinstance\\(treespec, LeafSpec\\).*",
+        ".*resuming from a checkpoint that ended before the epoch ended.*",
+        ".*recommended to use `self.log\\(.*sync_dist=True.*",
+        ".*find_unused_parameters=True was specified.*",
     ):
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):

@@ -11,6 +11,9 @@ from importlib import import_module
 import minifold_pl
 from minifold_pl.cli.allocator import return_large_blocks
 from minifold_pl.cli.errors import UserError
+from minifold_pl.run import exit_codes
+from minifold_pl.run.halt import RunEnded
+from minifold_pl.run.stop import RunInterrupted, listening
 
 LIGHTNING = {
     "fit": "train a model; on the folder of a run it goes on with that run",
@@ -18,7 +21,7 @@ LIGHTNING = {
     "test": "losses and metrics on the test split",
     "predict": "draw a structure for every chain of a split",
 }
-COMMANDS = ("data", "sample", "evaluate", "score", "describe", "ckpt")
+COMMANDS = ("data", "sample", "evaluate", "score", "diagnose", "describe", "ckpt")
 """Modules of this package with ``add_parser(subparsers)``; each parser's default ``run`` does the work."""
 
 EPILOG = """\
@@ -56,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments without the program's name; those of the process where None.
 
     Returns:
-        0 done, 1 failed, 2 wrong use, 130 interrupted.
+        0 done, 1 failed, 2 wrong use; of a run also those of :mod:`minifold_pl.run.exit_codes`.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
@@ -71,9 +74,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         # How argument parsers end after --help, and after a usage error.
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except RunInterrupted as stop:
+        print(f"stopped by {stop.name}; the same command goes on with the run", file=sys.stderr)
+        return exit_codes.INTERRUPTED if stop.name == "SIGINT" else exit_codes.RETRY
+    except RunEnded as end:
+        print(f"{end.heading}: {end.reason}", file=sys.stderr)
+        return end.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return exit_codes.INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has enough of it, as `head` does.
         sys.stderr.close()
@@ -81,11 +90,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(args: list[str]) -> int:
+    if args and args[0] == "fit":
+        with listening():
+            return _lightning(args)
     if args and args[0] in LIGHTNING:
-        return_large_blocks()
-        return import_module("minifold_pl.cli.lightning_cli").run(args)
+        return _lightning(args)
     parsed = build_parser().parse_args(args)
     return int(parsed.run(parsed))
+
+
+def _lightning(args: list[str]) -> int:
+    return_large_blocks()
+    return import_module("minifold_pl.cli.lightning_cli").run(args)
 
 
 def entry_point() -> None:

@@ -14,8 +14,14 @@ class RunConfig:
     """Run folder; default ``runs/<config>``. ``fit`` on a folder that holds a run goes on with that run."""
     fresh: bool = False
     """Never touch an existing run: take ``<dir>-2``, ``<dir>-3`` … instead. ``--fresh`` is short for it."""
-    allow_changes: bool = False
-    """Go on with a run although its model, data or seed settings have changed since it started."""
+    accept_changes: bool = False
+    """Go on although settings that are part of the run have changed. ``--accept-changes`` is short for it."""
+    after_halt: int | None = None
+    """Go on with a run that halted: the number of the start that did, as its message says."""
+    wait: float = 0.0
+    """Seconds to wait for another process that trains in this folder to end."""
+    max_fruitless_starts: int | None = 3
+    """So many starts in a row without a newer checkpoint halt the run; null for no limit."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """Weights & Biases: ``auto`` is online where there is an API key and offline where there is none."""
     wandb_project: str = "minifold-pl"

@@ -143,7 +143,7 @@ class MinifoldModule(pl.LightningModule):
 
     def log_epoch_means(self) -> None:
         """Log what :attr:`epoch_means` holds, over all ranks, and begin anew; all ranks call it together."""
-        if self.trainer.world_size > 1:
+        if self.trainer.world_size > 1 and self.epoch_means:
             parts: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(parts, self.epoch_means.state_dict())
             self.epoch_means.reset()
@@ -152,7 +152,8 @@ class MinifoldModule(pl.LightningModule):
         means = self.epoch_means.means()
         self.epoch_means.reset()
         if means:
-            self.log_dict(means, logger=False, sync_dist=True)
+            # All ranks have the same: to synchronise them later would wait for those that do not ask for them.
+            self.log_dict(means, logger=False, sync_dist=False)
             self.log_now(means, self.trainer.fit_loop.epoch_loop._batches_that_stepped - 1)
 
     def log_now(self, values: Mapping[str, float], step: int) -> None:

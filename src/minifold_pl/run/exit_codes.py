@@ -12,6 +12,8 @@ WRONG_USE: Final = 2
 """A wrong setting or argument; nothing was started."""
 HALTED: Final = 70
 """The run ended itself for good (``EX_SOFTWARE``): starting it again is refused."""
+TAKEN: Final = 73
+"""Another process owns the run folder and goes on with the run: do not start this one again."""
 RETRY: Final = 75
 """Stopped by a signal or by its surroundings, state saved as far as it could be (``EX_TEMPFAIL``): start again."""
 INTERRUPTED: Final = 130

@@ -68,6 +68,11 @@ class RunFolder:
         """RUNNING, DONE or HALTED."""
         return self.path / "state.json"
 
+    @property
+    def starts(self) -> Path:
+        """How many starts in a row got nowhere."""
+        return self.path / "starts.json"
+
     def exists(self) -> bool:
         """Whether a run was started here."""
         return self.config.is_file() or self.checkpoints.is_dir()
