@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from typing import Any
 
-from minifold_pl.cli import data_merge, data_stats
+from minifold_pl.cli import data_merge, data_prepare, data_stats
 from minifold_pl.cli.errors import UserError
-
-_PROBLEMS_SHOWN = 20
 
 
 def add_parser(subparsers: Any) -> None:
@@ -31,27 +28,8 @@ def add_parser(subparsers: Any) -> None:
     synth.add_argument("--max-length", type=int, help="longest chain, residues")
     synth.add_argument("--overwrite", action="store_true", help="replace a store that is there")
 
-    prepare = commands.add_parser(
-        "prepare",
-        help="read chain_set.jsonl[.gz] into a store",
-        description="Read chain_set.jsonl[.gz] into a store, and say what was kept, repaired and dropped.",
-    )
-    prepare.add_argument("source", metavar="SRC", help="chain_set.jsonl or chain_set.jsonl.gz")
-    prepare.add_argument("--out", required=True, metavar="D", help="store to make")
-    prepare.add_argument(
-        "--splits",
-        metavar="F",
-        help="JSON of train, validation, test (default: chain_set_splits.json beside SRC, "
-        "else the records' own split)",
-    )
-    prepare.add_argument(
-        "--min-length", type=int, metavar="L", help="fewest residues, and fewest observed Cα, of a chain"
-    )
-    prepare.add_argument("--overwrite", action="store_true", help="replace a store that is there")
-
     synth.set_defaults(work=_synth)
-    prepare.set_defaults(work=_prepare)
-    for module in (data_merge, data_stats):
+    for module in (data_prepare, data_merge, data_stats):
         module.add_parser(commands)
     parser.set_defaults(run=run)
 
@@ -68,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(str(error)) from error
     except OSError as error:
         out = getattr(args, "out", None)  # the commands that write have it
-        left = "; nothing was left behind" if out else ""
+        left = "; " + getattr(args, "left", "nothing was left behind") if out else ""
         raise UserError(f"{error.filename or out or args.store}: {error.strerror or error}{left}") from error
 
 
@@ -81,25 +59,4 @@ def _synth(args: argparse.Namespace) -> int:
     started = time.monotonic()
     count = write_synthetic(args.out, SyntheticConfig(**given), overwrite=args.overwrite)
     print(f"{count:,} synthetic chains in {args.out}, {time.monotonic() - started:.1f} s")
-    return 0
-
-
-def _prepare(args: argparse.Namespace) -> int:
-    from minifold_pl.data.chain_set import MIN_LENGTH
-    from minifold_pl.data.prepare import REPORT_FILE, prepare
-
-    started = time.monotonic()
-    report = prepare(
-        args.source,
-        args.out,
-        splits=args.splits,
-        min_length=MIN_LENGTH if args.min_length is None else args.min_length,
-        overwrite=args.overwrite,
-    )
-    for problem in report.problems[:_PROBLEMS_SHOWN]:
-        print(problem, file=sys.stderr)
-    if (more := len(report.problems) - _PROBLEMS_SHOWN) > 0:
-        print(f"… and {more:,} more, all in {args.out}/{REPORT_FILE}", file=sys.stderr)
-    print(report.table())
-    print(f"store         {args.out}, {time.monotonic() - started:.1f} s")
     return 0

@@ -27,14 +27,23 @@ from minifold_pl.data.prepare_report import (
 )
 from minifold_pl.data.prepare_settings import PrepareSettings
 from minifold_pl.data.records import NO_SPLIT
-from minifold_pl.data.shards import MAKE_SPLITS, SHARD
+from minifold_pl.data.shards import MAKE_SPLITS, SHARD, parse_shard
 from minifold_pl.data.source_files import are_structures
 from minifold_pl.data.source_work import FORMAT, SETTINGS, ChainSet, Progress, StructureFiles, Work
-from minifold_pl.data.split import assign_splits
+from minifold_pl.data.split import SplitFractions, assign_splits
 from minifold_pl.data.splits_file import SPLITS_FILE, SplitTable, read_splits
 from minifold_pl.data.store_writer import StoreWriter
 
-__all__ = ["MIN_LENGTH", "REPORT_FILE", "PrepareReport", "PrepareSettings", "prepare", "read_splits"]
+__all__ = [
+    "MIN_LENGTH",
+    "REPORT_FILE",
+    "PrepareReport",
+    "PrepareSettings",
+    "SplitFractions",
+    "parse_shard",
+    "prepare",
+    "read_splits",
+]
 
 
 def prepare(
