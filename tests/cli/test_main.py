@@ -23,6 +23,7 @@ def test_help_fits_a_screen_and_names_every_command(capsys) -> None:
         "sample",
         "evaluate",
         "score",
+        "diagnose",
         "describe",
         "ckpt",
     ):

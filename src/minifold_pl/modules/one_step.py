@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from minifold_pl.diffusion.draws import centered_noise, keyed_generator
 from minifold_pl.diffusion.process import add_noise
-from minifold_pl.geometry.units import center, to_angstrom
+from minifold_pl.geometry.frames import ca_frames
+from minifold_pl.geometry.units import center, to_angstrom, to_model_units
 from minifold_pl.losses.objective import final_weights
 from minifold_pl.losses.reduction import PerChain
 from minifold_pl.modules.diffusion import DiffusionModule, Draws
@@ -21,6 +22,11 @@ DASHBOARD: Final = (25, 75, 225, 475, 725, 975)
 """Timesteps of 1000 at which models are compared: nearly clean, up to nearly pure noise."""
 MOSTLY_NOISE: Final = 0.7
 """From this share of the timesteps on x_t says so little that a good guess must come from the sequence."""
+
+Estimate = Callable[
+    [Float[Tensor, "b l 3"], Float[Tensor, " b"], Bool[Tensor, "b l"]], Float[Tensor, "b l 3"]
+]
+"""x̂0 (Å) from x_t (Å), ᾱ and the mask of residues: what a guess that knows no sequence makes of the noise."""
 
 
 class OneStep(NamedTuple):
@@ -70,6 +76,7 @@ def one_step(
     *,
     seed: int,
     tokens: Int[Tensor, "b n"] | None = None,
+    estimate: Estimate | None = None,
     chains_at_once: int = 64,
 ) -> OneStep:
     """Noise every chain to each of ``times`` and predict it again, without self-conditioning.
@@ -83,6 +90,7 @@ def one_step(
         times: Timesteps 1 … T − 1.
         seed: Key of the noise.
         tokens: Read instead of the batch's own.
+        estimate: Takes the place of the denoiser's x̂0; the rotations are then those of its Cα frames.
         chains_at_once: Noised copies in one call; they share its pass through encoder and pair stack.
 
     Raises:
@@ -98,10 +106,15 @@ def one_step(
             batch, batch.tokens if tokens is None else tokens, truth, draws, False
         )
         noised = add_noise(target.x0, draws.t, draws.noise, module.noise_schedule)
+        mask = batch.residue_mask.repeat(len(part), 1)
+        if estimate is not None:
+            alpha_bar = module.noise_schedule.alpha_bar(draws.t, torch.float64)
+            guess = center(to_model_units(estimate(to_angstrom(noised), alpha_bar, mask)), mask)
+            rotation = ca_frames(guess, target.mask, target.bonded).rotation
+            prediction = prediction._replace(x0=guess, rotation=rotation)
         terms = module.objective.per_chain(prediction, target)
         if not structural:
             structural = _structural(module, prediction, target, terms, draws.noise)
-        mask = batch.residue_mask.repeat(len(part), 1)
         x0 = center(prediction.x0.float(), mask)
         found.append((to_angstrom(x0), to_angstrom(noised), terms))
     shape = (len(times), len(batch))
