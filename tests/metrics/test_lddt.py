@@ -26,16 +26,23 @@ def test_lddt_agrees_with_a_loop_over_pairs(make_batch, make_walk):
     whole, by_residue = lddt_ca(a, b, mask), lddt_ca_per_residue(a, b, mask)
     for k, (p, t) in enumerate(zip(pred, true, strict=True)):
         kept, counted = loop_lddt(p.double().numpy(), t.double().numpy())
-        assert whole[k].item() == pytest.approx(kept.sum() / counted.sum(), abs=1e-5)
-        np.testing.assert_allclose(by_residue[k, : len(t)], kept / counted, atol=1e-5)
+        assert whole[k].item() == pytest.approx(kept.sum() / counted.sum(), abs=1e-6)
+        np.testing.assert_allclose(by_residue[k, : len(t)], kept / counted, atol=1e-6)
         assert by_residue[k, len(t) :].isnan().all()
 
 
-def test_lddt_agrees_with_a_loop_on_a_real_chain(real_chains):
-    true, pred = real_chains[0][:60], real_chains[1][:60]
-    kept, counted = loop_lddt(pred.double().numpy(), true.double().numpy())
-    mask = torch.ones(1, len(true), dtype=torch.bool)
-    assert lddt_ca(pred[None], true[None], mask).item() == pytest.approx(kept.sum() / counted.sum(), abs=1e-4)
+@pytest.mark.parametrize("noise", [0.3, 2.0, None])
+def test_lddt_agrees_with_a_loop_on_real_chains(real_chains, noise):
+    for k in range(6):
+        true, other = real_chains[k], real_chains[k + 1]
+        length = min(len(true), len(other))
+        true, other = true[:length] + 400, other[:length]
+        pred = other if noise is None else true + noise * torch.randn_like(true)
+        kept, counted = loop_lddt(pred.double().numpy(), true.double().numpy())
+        mask = torch.ones(1, length, dtype=torch.bool)
+        assert lddt_ca(pred[None], true[None], mask).item() == pytest.approx(
+            kept.sum() / counted.sum(), abs=1e-6
+        )
 
 
 def test_unrelated_real_chains_score_three_tenths(real_chains, make_batch):

@@ -29,6 +29,23 @@ def test_rmsd_agrees_with_gemmi_on_real_chains(real_chains, make_batch):
     torch.testing.assert_close(rmsd(pred, ca, mask), expected, atol=1e-4, rtol=0)
 
 
+def test_rmsd_agrees_with_gemmi_for_long_chains_far_from_the_origin(make_batch, make_walk):
+    true = [make_walk(length) + 900 for length in (500, 900)]
+    pred = [chain.flip(1) - 2000 + 3 * torch.randn_like(chain) for chain in true]
+    (a, mask), (b, _) = make_batch(pred), make_batch(true)
+    expected = torch.tensor([gemmi_rmsd(p, t) for p, t in zip(pred, true, strict=True)])
+    torch.testing.assert_close(rmsd(a, b, mask), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("noise", [1e-3, 0.5, 8.0])
+def test_rmsd_agrees_with_gemmi_for_noised_real_chains(real_chains, make_batch, noise):
+    ca, mask = make_batch(real_chains[:20])
+    pred = ca + noise * torch.randn_like(ca)
+    lengths = mask.sum(1).tolist()
+    expected = [gemmi_rmsd(p[:n], t[:n]) for p, t, n in zip(pred, ca, lengths, strict=True)]
+    torch.testing.assert_close(rmsd(pred, ca, mask), torch.tensor(expected), atol=1e-4, rtol=0)
+
+
 def test_one_residue_moved_by_a_known_distance(make_batch, make_walk):
     # Far away from all others it takes the pose along by next to nothing.
     true, mask = make_batch([make_walk(400)])

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from minifold_pl.geometry.measures import pairwise_distances
+from minifold_pl.geometry.precision import full_precision
 
 INCLUSION_RADIUS = 15.0
 """Å: pairs nearer than this in the truth count."""
@@ -35,15 +35,22 @@ def lddt_ca_per_residue(
     return kept / pairs
 
 
+@full_precision
 def _kept(
     pred: Float[Tensor, "b l 3"], true: Float[Tensor, "b l 3"], mask: Bool[Tensor, "b l"]
 ) -> tuple[Float[Tensor, "b l"], Float[Tensor, "b l"]]:
     """Per residue: the kept distances, each worth the share of tolerances that it meets, and all of them."""
-    distance = pairwise_distances(true)
-    error = (pairwise_distances(pred) - distance).abs()
+    distance = _distances(true)
+    error = (_distances(pred) - distance).abs()
     others = ~torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
     pair = mask[:, :, None] & mask[:, None, :] & others & (distance < INCLUSION_RADIUS)
-    met = torch.zeros_like(error)
+    met = torch.zeros_like(error, dtype=torch.uint8)
     for tolerance in TOLERANCES:
         met += (error < tolerance) & pair
-    return met.sum(-1) / len(TOLERANCES), pair.sum(-1).to(met.dtype)
+    return (met.sum(-1) / len(TOLERANCES)).to(pred.dtype), pair.sum(-1).to(pred.dtype)
+
+
+def _distances(x: Float[Tensor, "b l 3"]) -> Float[Tensor, "b l l"]:
+    """In float64: near a tolerance, float32 takes other pairs for kept."""
+    x = x.double()
+    return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")

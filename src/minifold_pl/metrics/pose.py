@@ -19,12 +19,13 @@ def kabsch_distances(
     Masked residues get 0 and take no part. A prediction with a NaN or inf at a valid residue has no pose:
     its distances are infinite, so that it scores worst and does not drop out of an average.
     """
-    zero = pred.new_zeros(())
-    pred, true = pred.where(mask[..., None], zero), true.where(mask[..., None], zero)
+    dtype = pred.dtype
+    # float64: a chain of 500 residues far from the origin leaves float32 too few digits for 1e-4 Å.
+    pred, true = (x.double().masked_fill(~mask[..., None], 0) for x in (pred, true))
     sound = pred.isfinite().all(-1).all(-1)
-    moved = superpose(pred.where(sound[:, None, None], zero), true, mask)
+    moved = superpose(pred.masked_fill(~sound[:, None, None], 0), true, mask)
     distances = (moved - true).square().sum(-1).sqrt()
-    return distances.where(sound[:, None], torch.inf).where(mask, zero)
+    return distances.masked_fill(~sound[:, None], torch.inf).masked_fill(~mask, 0).to(dtype)
 
 
 def masked_mean(

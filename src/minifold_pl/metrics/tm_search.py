@@ -132,6 +132,31 @@ def searched_scores(
     )
 
 
+def gdt_ts(
+    pred: Float[Tensor, "b l 3"],
+    true: Float[Tensor, "b l 3"],
+    mask: Bool[Tensor, "b l"],
+    length: Int[Tensor, " b"] | None = None,
+) -> Float[Tensor, " b"]:
+    """GDT-TS, 0 to 1: mean share of residues within 1, 2, 4 and 8 Å, each in its best pose found.
+
+    Zemla 2003, Nucleic Acids Res. 31:3370. Normalised by ``length`` (the residues in ``mask`` where not given). NaN
+    for a chain without residues, 0 for a prediction that is not finite. For several scores call
+    :func:`searched_scores`.
+    """
+    return searched_scores(pred, true, mask, length).gdt_ts
+
+
+def gdt_ha(
+    pred: Float[Tensor, "b l 3"],
+    true: Float[Tensor, "b l 3"],
+    mask: Bool[Tensor, "b l"],
+    length: Int[Tensor, " b"] | None = None,
+) -> Float[Tensor, " b"]:
+    """As :func:`gdt_ts` with 0.5, 1, 2 and 4 Å."""
+    return searched_scores(pred, true, mask, length).gdt_ha
+
+
 class _Pairs(NamedTuple):
     """Chains to superpose, their valid residues first, shortest chain first; float64."""
 
