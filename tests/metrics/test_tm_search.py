@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from minifold_pl.metrics import tm_search
+from minifold_pl.metrics import pose_polish, pose_scorer, pose_search
 from minifold_pl.metrics.gdt import gdt_ha_kabsch, gdt_ts_kabsch
 from minifold_pl.metrics.tm import tm_d0, tm_from_distances, tm_kabsch
 from minifold_pl.metrics.tm_search import searched_scores, tm_score
@@ -50,7 +50,7 @@ def test_unpolished_tm_score_is_that_of_tmtools_for_the_identity_alignment(
     theirs = [tmtools_scores(p, t) for p, t in zip(pred, true, strict=True)]
     fixed = torch.tensor([pair[0] for pair in theirs])
     polished = tm_score(pred, true, mask)
-    monkeypatch.setattr(tm_search, "_POLISHING", 0)
+    monkeypatch.setattr(pose_polish, "_STEPS", 0)
     # The same starting runs and the same steps from each, so the same value, to rounding at a cutoff.
     torch.testing.assert_close(tm_score(pred, true, mask), fixed, atol=5e-4, rtol=0)
     assert (polished > fixed - 5e-4).all()
@@ -63,7 +63,7 @@ def test_the_last_climb_reaches_a_maximum(real_chains, make_batch, monkeypatch):
     pred = distorted(true, "noisy")
     by_steps = []
     for steps in (0, 1, 10, 200):
-        monkeypatch.setattr(tm_search, "_POLISHING", steps)
+        monkeypatch.setattr(pose_polish, "_STEPS", steps)
         by_steps.append(tm_score(pred, true, mask))
     for fewer, more in pairwise(by_steps):
         assert (more >= fewer - 1e-6).all()
@@ -126,8 +126,8 @@ def test_score_of_a_chain_depends_neither_on_its_batch_nor_on_the_size_of_a_slic
     pred, true, mask = pair
     together = tm_score(pred, true, mask)
     torch.testing.assert_close(tm_score(pred[1:, :25], true[1:, :25], mask[1:, :25]), together[1:])
-    monkeypatch.setattr(tm_search, "_RESIDUES_AT_ONCE", {"cpu": 40 * 7})
-    monkeypatch.setattr(tm_search, "_POSES_AT_ONCE", 10)
+    monkeypatch.setattr(pose_scorer, "_RESIDUES_AT_ONCE", {"cpu": 40 * 7})
+    monkeypatch.setattr(pose_search, "_POSES_AT_ONCE", 10)
     torch.testing.assert_close(tm_score(pred, true, mask), together)
 
 
@@ -136,7 +136,7 @@ def test_lossy_products_are_not_used(pair, monkeypatch):
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
-        assert tm_search._dtype(pair[0]) == torch.float64
+        assert pose_scorer._dtype(pair[0]) == torch.float64
         torch.testing.assert_close(tm_score(*pair), expected, atol=1e-3, rtol=0)
     finally:
         torch.set_float32_matmul_precision(before)
