@@ -7,7 +7,6 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from minifold_pl.callbacks.checkpoints import BestCheckpoint, ResumeCheckpoint
-from minifold_pl.callbacks.data_workers import worker_loss
+from minifold_pl.callbacks.data_workers import kill_workers, notice_deaths_at_the_loader, worker_loss
 from minifold_pl.callbacks.ddim_evaluator import DDIMEvaluator
 from minifold_pl.callbacks.ema import EMA
 from minifold_pl.callbacks.exact_resume import METRICS_KEY, ExactResume
@@ -183,6 +182,7 @@ class MinifoldCLI(LightningCLI):
             # Signals have one owner, run/stop.py: Lightning's handlers save inside the handler or end with code 0.
             trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
             self.datamodule.worker_init = ignore_in_worker
+            notice_deaths_at_the_loader()
         if self.subcommand == "predict":
             trainer.callbacks.append(StructureFiles())  # type: ignore[attr-defined]
         return trainer
@@ -237,7 +237,7 @@ class MinifoldCLI(LightningCLI):
             if self.entered.lease is not None:
                 forgive_start(folder.starts)
             raise
-        except RuntimeError as error:
+        except (RuntimeError, OSError, EOFError) as error:
             lost = worker_loss(error) or _process_loss(error, self.trainer.world_size)
             if lost is None:
                 raise
@@ -248,9 +248,8 @@ class MinifoldCLI(LightningCLI):
                 raise KeyboardInterrupt from stop
             raise
         finally:
-            for child in active_children():
-                # Data workers: a stopped one would never end by itself, and this process waits for it at its end.
-                child.kill()
+            # A stopped one would never end by itself, and this process waits for it at its end.
+            kill_workers()
 
     def _origin(self) -> Path | None:
         """The checkpoint that this start goes on from, found here or given by ``--ckpt_path``."""
@@ -266,7 +265,7 @@ class MinifoldCLI(LightningCLI):
         return {**config, "ckpt_path": None, "run": {**config["run"], **once}}
 
 
-def _process_loss(error: RuntimeError, processes: int) -> RetryLater | None:
+def _process_loss(error: Exception, processes: int) -> RetryLater | None:
     """The end of a run whose processes can no longer talk to each other: one has died, and said why itself."""
     told = str(error)
     if processes == 1 or not any(
