@@ -200,7 +200,10 @@ class ChainSet:
         try:
             status = path.stat()
         except OSError as error:
-            raise SourceError(f"{path}: {error.strerror}") from None
+            what = "does not exist" if not os.path.lexists(path) else f"cannot be read: {error.strerror}"
+            raise SourceError(
+                f"{path} {what}; give a chain set, structure files or a folder of them"
+            ) from None
         self._file = SourceFile(os.path.abspath(path), status.st_size, status.st_mtime_ns)
         self._table = read_cath_domains(*settings.cath_domains) if settings.cath_domains else DomainTable()
         self.settings = {

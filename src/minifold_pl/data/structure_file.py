@@ -47,6 +47,7 @@ from minifold_pl.data.structure_sequence import (
     is_between,
     is_residue_id,
     placed_at_once,
+    placed_between,
     placement,
 )
 
@@ -95,8 +96,7 @@ class StructureChain:
     @cached_property
     def residue_ids(self) -> tuple[str, ...]:
         """Numbers with insertion codes, ``-3``, ``12``, ``12A``; empty where there is no number."""
-        pairs = zip(self.numbers.tolist(), self.insertions.tolist(), strict=True)
-        return tuple("" if n == NO_NUMBER else f"{n}{chr(code)}" if code else str(n) for n, code in pairs)
+        return tuple(_ids(self.numbers, self.insertions))
 
     @cached_property
     def breaks(self) -> tuple[int, ...]:
@@ -231,6 +231,8 @@ class _Reader:
         if not self._labelled:
             numbers = run.numbers.tolist() if run.plainly_numbered else None
             places = placed_at_once(run.letters, full, numbers)
+            if places is None and (missing := self._remark_465.get(chain.name)):
+                places = placed_between(run.letters, _ids(run.numbers, run.insertions), missing, full)
             if places is not None:
                 return places
             self._structure.assign_label_seq_id(force=True)  # gemmi's alignment
@@ -268,7 +270,7 @@ class _Reader:
         if self._block is not None:
             numbers = [self._scheme.get((subchain, place), "") for place in places]
             return numbers if all(numbers) else []
-        return [n for n in self._remark_465.get(chain, ()) if is_between(before, n, after)]
+        return [n for n, _ in self._remark_465.get(chain, ()) if is_between(before, n, after)]
 
     @cached_property
     def _scheme(self) -> dict[tuple[str, int], str]:
@@ -283,15 +285,15 @@ class _Reader:
         return scheme
 
     @cached_property
-    def _remark_465(self) -> dict[str, list[str]]:
-        """Numbers of the residues that were not observed, by chain, in the file's order."""
-        numbers: dict[str, list[str]] = {}
+    def _remark_465(self) -> dict[str, list[tuple[str, str]]]:
+        """Numbers and letters of the residues that were not observed, by chain, in the file's order."""
+        missing: dict[str, list[tuple[str, str]]] = {}
         for line in self._structure.raw_remarks:
             # "  M RES C SSSEQI", the model only where there are several; the remark begins with free text.
             words = line[10:].split()
             if line.startswith("REMARK 465") and 3 <= len(words) <= 4 and is_residue_id(words[-1]):
-                numbers.setdefault(words[-2], []).append(words[-1])
-        return numbers
+                missing.setdefault(words[-2], []).append((words[-1], letter_of(words[-3])))
+        return missing
 
 
 class _Part(NamedTuple):
@@ -304,8 +306,12 @@ class _Part(NamedTuple):
 
     def id(self, residue: int) -> str:
         """Number and insertion code of a residue; empty where it has none."""
-        number, code = int(self.numbers[residue]), int(self.insertions[residue])
-        return "" if number == NO_NUMBER else f"{number}{chr(code) if code else ''}"
+        return _ids(self.numbers[residue : residue + 1], self.insertions[residue : residue + 1])[0]
+
+
+def _ids(numbers: Int[np.ndarray, " l"], insertions: UInt8[np.ndarray, " l"]) -> list[str]:
+    pairs = zip(numbers.tolist(), insertions.tolist(), strict=True)
+    return ["" if n == NO_NUMBER else f"{n}{chr(code)}" if code else str(n) for n, code in pairs]
 
 
 def _joined(parts: list[_Part]) -> _Part:

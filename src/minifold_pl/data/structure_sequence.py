@@ -17,7 +17,7 @@ def placed_at_once(observed: str, full: str, numbers: Sequence[int] | None) -> l
     """Places of the observed residues in the full sequence where they are beyond doubt, else None.
 
     Beyond doubt is one run that occurs once, or letters that all agree when residues are placed by their numbers
-    (None where numbers mean nothing) from a first run that occurs once.
+    (None where numbers mean nothing), from the first place where the first run of consecutive numbers fits.
     """
     if observed == full:
         return list(range(len(full)))
@@ -28,12 +28,34 @@ def placed_at_once(observed: str, full: str, numbers: Sequence[int] | None) -> l
         return None
     run = next((i for i, (a, b) in enumerate(pairwise(numbers), 1) if b != a + 1), len(numbers))
     start = full.find(observed[:run])
-    if start < 0 or full.find(observed[:run], start + 1) >= 0:
+    while start >= 0:
+        places = placement([start + number - numbers[0] for number in numbers], full)
+        if places is not None and all(full[p] == a for p, a in zip(places, observed, strict=True)):
+            return places
+        start = full.find(observed[:run], start + 1)
+    return None
+
+
+def placed_between(
+    observed: str, ids: Sequence[str], missing: Sequence[tuple[str, str]], full: str
+) -> list[int] | None:
+    """Places of the observed residues when those that the file calls missing, (number, letter), fill the rest.
+
+    None where the two sorted by number are not the full sequence.
+    """
+    try:
+        rows = [
+            (split_residue_id(number), letter, True) for number, letter in zip(ids, observed, strict=True)
+        ]
+        rows += [(split_residue_id(number), letter, False) for number, letter in missing]
+    except ValueError:
         return None
-    places = placement([start + number - numbers[0] for number in numbers], full)
-    if places is None or any(full[p] != a for p, a in zip(places, observed, strict=True)):
+    rows.sort(key=lambda row: row[0])
+    if "".join([letter for _, letter, _ in rows]) != full:
         return None
-    return places
+    places = [place for place, (_, _, seen) in enumerate(rows) if seen]
+    in_order = [number for number, _, seen in rows if seen] == [split_residue_id(number) for number in ids]
+    return places if in_order else None
 
 
 def placement(labels: Sequence[int | None], full: str) -> list[int] | None:
