@@ -29,8 +29,8 @@ from pathlib import Path
 from threading import Lock
 from time import monotonic, sleep
 
-import torch
 from tests.resilience.training import Case, latest_step, make_store, outcome, run_to_end, start, wait
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from minifold_pl.checkpoint.io import AtomicCheckpointIO
 from minifold_pl.run.exit_codes import DONE, RETRY
@@ -73,7 +73,7 @@ class Gauge:
                 self._add("ended")
 
         AtomicCheckpointIO.save_checkpoint = counted  # type: ignore[method-assign, assignment]
-        torch.optim.optimizer.register_optimizer_step_post_hook(lambda *_: self._add("applied"))
+        register_optimizer_step_post_hook(lambda *_: self._add("applied"))
 
 
 @dataclass

@@ -25,7 +25,7 @@ from minifold_pl.checkpoint.newest import latest_valid
 from minifold_pl.cli.main import main
 from minifold_pl.data.datamodule import write_synthetic
 from minifold_pl.data.synthetic import SyntheticConfig
-from minifold_pl.run.exit_codes import RETRY
+from minifold_pl.run.exit_codes import FAILED, RETRY
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -93,7 +93,7 @@ def start(
     child = os.fork()
     if child:
         return child
-    code = 70
+    code = FAILED
     try:
         os.setpgid(0, 0)
         os.environ.update(environment or {})
