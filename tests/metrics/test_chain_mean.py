@@ -84,7 +84,8 @@ def test_structure_collection_gives_the_means_of_the_scores(make_batch, make_wal
 def test_structure_scores_are_one_number_a_chain(make_batch, make_walk):
     true, mask = make_batch([make_walk(30), make_walk(20)])
     scores = structure_scores(true, true, mask, mask)
-    assert {*STRUCTURE_SCORES, "ca_bond_share", "clashes"} == scores.keys()
+    alone = {"ca_bond_share", "clashes", "helix_content", "strand_content"}
+    assert {*STRUCTURE_SCORES, *alone, "ss_agreement"} == scores.keys()
     assert all(value.shape == (2,) for value in scores.values())
     torch.testing.assert_close(scores["ca_bond_share"], torch.ones(2))
 
