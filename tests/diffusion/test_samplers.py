@@ -1,3 +1,12 @@
+"""The sampler on denoisers whose right answer is known.
+
+An oracle is necessary and too weak: it also reaches TM 1 with the sign of ε̂ turned, or a start of half the noise. A
+denoiser that gives the exact posterior mean over a library of structures sees these: the first through how many of its
+structures are met, the second, like every wrong scale of σ or ε̂, through the variance of each x_s. Checked to fail, put
+wrong one at a time: √ᾱ_t in place of √ᾱ_s before x̂0; a last step to t = 1; the sign of ε̂; a start of half the noise;
+one generator for the whole batch; noise drawn at the padded length.
+"""
+
 from itertools import pairwise
 
 import pytest
