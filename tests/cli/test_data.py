@@ -50,7 +50,7 @@ def test_prepare_shows_some_problems_and_says_where_the_others_are(run, tmp_path
     run("prepare", path, "--out", tmp_path / "store")
     err = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("reading")]
     assert len(err) == 21
-    assert err[-1].startswith("… and 81 more, all in")
+    assert err[-1].startswith("… and 80 more, all in")
 
 
 def test_overwrite_is_asked_for(run, source, tmp_path):

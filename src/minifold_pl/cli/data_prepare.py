@@ -113,9 +113,10 @@ def _work(args: argparse.Namespace) -> int:
     settings = PrepareSettings(**given, domains=args.domains, overwrite=args.overwrite)
     started = time.monotonic()
     report = prepare(args.source, args.out, settings, progress=progress)
-    for problem in report.problems[:_PROBLEMS_SHOWN]:
+    problems = [problem for problem in report.problems if problem.action != "noted"]
+    for problem in problems[:_PROBLEMS_SHOWN]:
         print(problem, file=sys.stderr)
-    if (more := len(report.problems) - _PROBLEMS_SHOWN) > 0:
+    if (more := len(problems) - _PROBLEMS_SHOWN) > 0:
         print(f"… and {more:,} more, all in {args.out}/{REPORT_FILE}", file=sys.stderr)
     print(report.table())
     print(f"store         {args.out}, {time.monotonic() - started:.1f} s")

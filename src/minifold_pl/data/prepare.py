@@ -27,9 +27,18 @@ from minifold_pl.data.prepare_report import (
 )
 from minifold_pl.data.prepare_settings import PrepareSettings
 from minifold_pl.data.records import NO_SPLIT
+from minifold_pl.data.sequences import is_sequence_table
 from minifold_pl.data.shards import MAKE_SPLITS, SHARD, parse_shard
 from minifold_pl.data.source_files import are_structures
-from minifold_pl.data.source_work import FORMAT, SETTINGS, ChainSet, Progress, StructureFiles, Work
+from minifold_pl.data.source_work import (
+    FORMAT,
+    SETTINGS,
+    ChainSet,
+    Progress,
+    SequenceTable,
+    StructureFiles,
+    Work,
+)
 from minifold_pl.data.split import SplitFractions, assign_splits
 from minifold_pl.data.splits_file import SPLITS_FILE, SplitTable, read_splits
 from minifold_pl.data.store_writer import StoreWriter
@@ -70,6 +79,8 @@ def prepare(
     splits = _find_splits(paths, settings)
     if are_structures(paths):
         work: Work = StructureFiles(paths, out, settings, splits.table)
+    elif is_sequence_table(paths[0]):
+        work = SequenceTable(Path(paths[0]), settings)
     else:
         work = ChainSet(Path(paths[0]), settings)
     writer = StoreWriter(out, overwrite=settings.overwrite or work.adds)  # refuses what is in the way

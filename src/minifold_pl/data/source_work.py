@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -16,10 +18,12 @@ from minifold_pl.data.cath_domains import Domain, DomainTable, read_cath_domains
 from minifold_pl.data.chain_set import RecordProblem, SourceError, read_lines
 from minifold_pl.data.journal import Journal
 from minifold_pl.data.outcome import Entry, Outcome, Problem
+from minifold_pl.data.packed_chain import pack
 from minifold_pl.data.prepare_report import SOURCES_FILE, PrepareReport, SourceAccount
 from minifold_pl.data.prepare_settings import PrepareSettings
 from minifold_pl.data.read_source import SAME, labelled, read_block
 from minifold_pl.data.records import NO_SPLIT
+from minifold_pl.data.sequences import read_sequences
 from minifold_pl.data.shards import SHARD, shard_range
 from minifold_pl.data.source_files import SourceFile, common_root, find_files
 from minifold_pl.data.splits_file import SplitTable
@@ -289,6 +293,61 @@ class ChainSet:
 
     def counted(self, report: PrepareReport) -> str:
         """How many lines there were."""
+        return f"{len(report.problems)} records"
+
+
+class SequenceTable:
+    """A table of sequences without coordinates: quickly read, so nothing is journalled."""
+
+    adds = False
+
+    def __init__(self, path: Path, settings: PrepareSettings) -> None:
+        self.source = str(path)
+        self._path = path
+        self._settings = settings
+        status = path.stat()
+        self._file = SourceFile(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+        self._table = read_cath_domains(*settings.cath_domains) if settings.cath_domains else DomainTable()
+        self.settings = {
+            "format": FORMAT,
+            "kind": "sequences",
+            "min_length": settings.min_length,
+            "cath_domains": [_sha256(path) for path in settings.cath_domains],
+        }
+        self.identity = self.settings
+        if settings.domains:
+            raise SourceError(
+                f"{path} has sequences alone; domains are cut by residue numbers of structure files"
+            )
+
+    def read(self, journal: Journal, progress: Progress) -> None:
+        """Nothing to do: the table is read as the store is written."""
+
+    def items(self, journal: Journal) -> Iterator[tuple[SourceFile, str, Iterable[Entry]]]:
+        """The table with its records."""
+        wanted = range(sys.maxsize)
+        if self._settings.shard is not None:
+            wanted = shard_range(sum(1 for _ in self._entries()), *self._settings.shard)
+        yield self._file, "", itertools.islice(self._entries(), wanted.start, wanted.stop)
+
+    def _entries(self) -> Iterator[Entry]:
+        problems: list[Problem] = []
+        for found in read_sequences(self._path, self._settings.min_length):
+            if isinstance(found, RecordProblem):
+                problem = Problem(found.action, found.reason, found.detail, found.name)
+                if found.action == "dropped":
+                    yield Entry((problem,), None, found.line)
+                else:
+                    problems.append(problem)
+                line = found.line
+                continue
+            # A record without a word on it has no line of its own to tell.
+            entry = Entry(tuple(problems), pack(found), line if problems else 0)
+            problems = []
+            yield from labelled(entry, self._table, False, self._settings.min_length)
+
+    def counted(self, report: PrepareReport) -> str:
+        """How many records there were."""
         return f"{len(report.problems)} records"
 
 
