@@ -19,6 +19,7 @@ from minifold_pl.run.events import append_event, read_events
 from minifold_pl.run.fence import LeaseLost
 from minifold_pl.run.folder import RunFolder
 from minifold_pl.run.lease import FolderInUse, Lease, acquire
+from minifold_pl.run.lease_file import claim
 from minifold_pl.run.marker import Marker, RunState, write_marker
 from minifold_pl.run.owner import Owner, known_to_be_gone, this_owner
 from minifold_pl.run.stop import RunInterrupted
@@ -322,7 +323,7 @@ def test_owners_of_many_starts_one_after_the_other_never_overlap(folder: RunFold
 def test_a_late_starter_with_an_old_number_backs_off(folder: RunFolder) -> None:
     for _ in range(3):
         acquire(folder).release()
-    assert lease._claim(folder, 2, 2.0, 10.0) is None
+    assert claim(folder.lease, 2, 10.0) is None
     assert _files(folder) == ["owner-00000003"]
 
 
@@ -344,7 +345,7 @@ def test_without_hard_links_there_is_still_one_owner(folder: RunFolder, spawn: S
         assert _files(folder) == ["owner-00000001"]
         with pytest.raises(FolderInUse):
             acquire(folder)
-        assert lease._claim(folder, 1, 2.0, 10.0) is None
+        assert claim(folder.lease, 1, 10.0) is None
         held.check()
 
 

@@ -191,7 +191,8 @@ def _alone(path: Path) -> Iterator[None]:
     Raises:
         TimeoutError: It does not.
     """
-    with open(path, "w") as lock:
+    path.touch()
+    with open(path) as lock:
         end = monotonic() + 2 * _FINISH
         while True:
             try:

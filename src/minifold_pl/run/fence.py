@@ -10,13 +10,14 @@ import os
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from minifold_pl.run import exit_codes
 from minifold_pl.run.halt import RunEnded
 
 
 class LeaseLost(RunEnded):
     """Another process owns the run folder now. It goes on with the run: this one is not to be started again."""
 
-    exit_code: ClassVar[int] = 73
+    exit_code: ClassVar[int] = exit_codes.TAKEN
     heading = "lost the run folder"
 
 

@@ -59,11 +59,6 @@ class RunFolder:
         return self.path / "lease"
 
     @property
-    def lock(self) -> Path:
-        """Held by the process that trains."""
-        return self.path / "run.lock"
-
-    @property
     def marker(self) -> Path:
         """RUNNING, DONE or HALTED."""
         return self.path / "state.json"

@@ -21,15 +21,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
-import re
-import secrets
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
 from typing import ClassVar, Final, Self
@@ -38,8 +33,9 @@ from minifold_pl.run import fence, stop
 from minifold_pl.run.events import append_event
 from minifold_pl.run.fence import LeaseLost
 from minifold_pl.run.folder import RunFolder
-from minifold_pl.run.halt import RunEnded
-from minifold_pl.run.owner import Owner, known_to_be_gone, this_owner
+from minifold_pl.run.halt import RetryLater, RunEnded
+from minifold_pl.run.lease_file import Claimed, Seen, claim, file_name, newest, write_beat
+from minifold_pl.run.owner import Owner, known_to_be_gone
 from minifold_pl.run.stop import RunInterrupted
 
 INTERVAL: Final = 2.0
@@ -47,9 +43,7 @@ INTERVAL: Final = 2.0
 TIMEOUT: Final = 10.0
 """Seconds without one after which the folder may be taken over."""
 _POLL: Final = 0.2
-_NAME: Final = re.compile(r"owner-(\d+)")
-_HELD, _RELEASED = "held    ", "released"
-_NO_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_GONE_FOR_NOW: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
 class FolderInUse(RunEnded):
@@ -65,12 +59,12 @@ class Lease:
     A thread renews the heartbeat. Use it as a context manager, or call :meth:`release`.
     """
 
-    def __init__(self, folder: RunFolder, owner: Owner, path: Path, descriptor: int, interval: float) -> None:
+    def __init__(self, folder: RunFolder, claimed: Claimed, interval: float) -> None:
         self.folder = folder
-        self.owner = owner
-        self._path = path
-        self._line = owner.to_json() + "\n"
-        self._descriptor: int | None = descriptor
+        self.owner = claimed.owner
+        self._path = claimed.path
+        self._line = claimed.owner.to_json() + "\n"
+        self._descriptor: int | None = claimed.descriptor
         self._beats = 0
         self._lost: str | None = None
         self._end = threading.Event()
@@ -113,7 +107,7 @@ class Lease:
         if self._descriptor is not None:
             with contextlib.suppress(OSError, LeaseLost):
                 self.check()
-                self._write(_RELEASED)
+                write_beat(self._path, self.owner, self._beats, released=True)
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -133,22 +127,10 @@ class Lease:
                 if self._lost is not None:
                     return
                 self._beats += 1
-                self._write(_HELD)
-
-    def _write(self, state: str) -> None:
-        """Write over the heartbeat, in place: that needs no room on a full disk."""
-        if self._descriptor is None:
-            return
-        data = f"{self._beats:012d} {state}\n".encode()
-        try:
-            os.pwrite(self._descriptor, data, len(self._line.encode()))
-        except OSError:
-            os.utime(self._descriptor)
-        # Without it other machines would not see the change for half a minute.
-        os.fdatasync(self._descriptor)
+                write_beat(self._path, self.owner, self._beats)
 
     def _look(self) -> None:
-        higher = self._path.with_name(_name(self.number + 1))
+        higher = self._path.with_name(file_name(self.number + 1))
         for last_try in (False, True):
             try:
                 # Opening it makes a network file system ask the server.
@@ -162,23 +144,11 @@ class Lease:
             if mine.startswith(self._line) and not higher.exists():
                 return
             break
-        now = _newest(self._path.parent)
+        now = newest(self._path.parent)
         if now is None or now.number <= self.number:
             self._lost = f"{self._path} was removed or changed by hand: nobody owns {self.folder.path} now"
         else:
             self._lost = f"{self.folder.path} was taken over by {now.owner or 'another process'}"
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """The owner with the highest number, as its file says."""
-
-    number: int
-    path: Path
-    owner: Owner | None
-    """None where it has not written who it is."""
-    beat: tuple[str, int]
-    released: bool
 
 
 def acquire(
@@ -204,40 +174,16 @@ def acquire(
 
     Raises:
         FolderInUse: A live process owns it.
-        OSError: The folder cannot be written.
+        RetryLater: The disk is full, read-only or broken.
+        OSError: The folder cannot be written for another reason.
         RunInterrupted: A stop signal came.
     """
-    place = folder.lease
-    place.mkdir(parents=True, exist_ok=True)
-    end = monotonic() + wait
-    watched: _Seen | None = None
-    quiet, looked = 0.0, monotonic()
-    while True:
-        name = stop.requested()
-        if name is not None:
-            raise RunInterrupted(name)
-        seen, now = _newest(place), monotonic()
-        if seen is not None and seen == watched:
-            # A disk that hangs says nothing about the owner: a look that took long does not count as long.
-            quiet += min(now - looked, 2 * _POLL)
-        else:
-            quiet = 0.0
-            if watched is not None and seen is not None and not seen.released:
-                if now >= end:
-                    raise FolderInUse(f"{folder.path} is in use by {_who(seen)}")
-                if told is not None:
-                    told(f"waiting for {_who(seen)}, which trains in {folder.path}")
-                    told = None
-        watched, looked = seen, now
-        why = "" if seen is None else _why_gone(seen, quiet)
-        if why is None:
-            sleep(_POLL)
-            continue
-        lease = _claim(folder, 1 if seen is None else seen.number + 1, interval, timeout)
-        if lease is not None:
-            if seen is not None and not seen.released:
-                append_event(folder.events, "taken_over", previous=_who(seen), reason=why)
-            return lease
+    try:
+        return _acquire(folder, monotonic() + wait, interval, timeout, told)
+    except OSError as error:
+        if error.errno not in _GONE_FOR_NOW:
+            raise
+        raise RetryLater(f"{folder.path} cannot be written: {error.strerror}") from error
 
 
 def owner_of(folder: RunFolder) -> Owner | None:
@@ -245,7 +191,7 @@ def owner_of(folder: RunFolder) -> Owner | None:
 
     Whether that process still lives is another question: :func:`minifold_pl.run.owner.known_to_be_gone`.
     """
-    seen = _newest(folder.lease)
+    seen = newest(folder.lease)
     return None if seen is None or seen.released else seen.owner
 
 
@@ -258,19 +204,52 @@ def give_back_for_the_dead(folder: RunFolder) -> bool:
     Returns:
         Whether the folder is free now.
     """
-    seen = _newest(folder.lease)
+    seen = newest(folder.lease)
     if seen is None or seen.released:
         return True
     if seen.owner is None or not known_to_be_gone(seen.owner, seen.path):
         return False
-    place = len(seen.owner.to_json().encode()) + 1 + len(f"{0:012d} ")
-    with open(seen.path, "r+b", buffering=0) as stream:
-        os.pwrite(stream.fileno(), _RELEASED.encode(), place)
-        os.fdatasync(stream.fileno())
+    write_beat(seen.path, seen.owner, 0, released=True)
     return True
 
 
-def _why_gone(seen: _Seen, quiet: float) -> str | None:
+def _acquire(
+    folder: RunFolder, end: float, interval: float, timeout: float, told: Callable[[str], None] | None
+) -> Lease:
+    place = folder.lease
+    place.mkdir(parents=True, exist_ok=True)
+    watched: Seen | None = None
+    quiet, looked = 0.0, monotonic()
+    while True:
+        name = stop.requested()
+        if name is not None:
+            raise RunInterrupted(name)
+        seen, now = newest(place), monotonic()
+        if seen is not None and seen == watched:
+            # A disk that hangs says nothing about the owner: a look that took long does not count as long.
+            quiet += min(now - looked, 2 * _POLL)
+        else:
+            quiet = 0.0
+            if watched is not None and seen is not None and not seen.released:
+                if now >= end:
+                    raise FolderInUse(f"{folder.path} is in use by {seen.who}")
+                if told is not None:
+                    told(f"waiting for {seen.who}, which trains in {folder.path}")
+                    told = None
+        watched, looked = seen, now
+        why = "" if seen is None else _why_gone(seen, quiet)
+        if why is None:
+            sleep(_POLL)
+            continue
+        claimed = claim(place, 1 if seen is None else seen.number + 1, timeout)
+        if claimed is not None:
+            lease = Lease(folder, claimed, interval)
+            if seen is not None and not seen.released:
+                append_event(folder.events, "taken_over", previous=seen.who, reason=why)
+            return lease
+
+
+def _why_gone(seen: Seen, quiet: float) -> str | None:
     """Why the owner may be followed, or None."""
     if seen.released:
         return "it gave the folder back"
@@ -279,107 +258,6 @@ def _why_gone(seen: _Seen, quiet: float) -> str | None:
     if quiet > (TIMEOUT if seen.owner is None else seen.owner.timeout):
         return f"no sign of life for {quiet:.0f} s"
     return None
-
-
-def _who(seen: _Seen) -> str:
-    return "another process" if seen.owner is None else str(seen.owner)
-
-
-def _name(number: int) -> str:
-    return f"owner-{number:08d}"
-
-
-def _newest(place: Path) -> _Seen | None:
-    while True:
-        try:
-            names = [found for found in map(_NAME.fullmatch, os.listdir(place)) if found]
-        except FileNotFoundError:
-            return None
-        if not names:
-            return None
-        last = max(names, key=lambda found: int(found[1]))
-        path = place / last[0]
-        try:
-            with open(path, "rb") as stream:
-                changed = os.fstat(stream.fileno()).st_mtime_ns
-                said = stream.read().decode(errors="replace")
-        except FileNotFoundError:
-            # The next owner removes it; it has put its own there before.
-            continue
-        line, _, beat = said.partition("\n")
-        try:
-            owner = Owner.from_json(line)
-        except ValueError:
-            owner = None
-        released = beat.rstrip().endswith(_RELEASED)
-        return _Seen(int(last[1]), path, owner, (beat, changed), released)
-
-
-def _claim(folder: RunFolder, number: int, interval: float, timeout: float) -> Lease | None:
-    """Put our file in place, or None: somebody else was quicker."""
-    token = secrets.token_hex(8)
-    target = folder.lease / _name(number)
-    temporary = folder.lease / f".{token}"
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
-        owner = this_owner(number, token, timeout, _lock(descriptor))
-        os.write(descriptor, f"{owner.to_json()}\n{0:012d} {_HELD}\n".encode())
-        os.fsync(descriptor)
-        if not _link(temporary, target, descriptor):
-            os.close(descriptor)
-            return None
-    except BaseException:
-        os.close(descriptor)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-    now = _newest(folder.lease)
-    if now is None or now.owner is None or now.owner.token != token:
-        # We looked long ago: there have been owners since, and the name was free again.
-        target.unlink(missing_ok=True)
-        os.close(descriptor)
-        return None
-    for name in os.listdir(folder.lease):
-        found = _NAME.fullmatch(name)
-        if found is None or int(found[1]) < number:
-            # Files of earlier owners, by which they learn of it, and what killed starters left.
-            with contextlib.suppress(OSError):
-                (folder.lease / name).unlink()
-    return Lease(folder, owner, target, descriptor, interval)
-
-
-def _link(temporary: Path, target: Path, descriptor: int) -> bool:
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        # A network file system whose answer was lost asks again, and meets its own success.
-        return os.fstat(descriptor).st_nlink == 2
-    except FileNotFoundError:
-        # The winner has cleared up.
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        return _rename_to_new(temporary, target)
-    return True
-
-
-def _rename_to_new(temporary: Path, target: Path) -> bool:
-    """For file systems without links: reserve the name, then put the file there."""
-    try:
-        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return False
-    os.replace(temporary, target)
-    return True
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _close_in_child(lease: weakref.ref[Lease]) -> None:
