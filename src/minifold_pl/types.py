@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from minifold_pl.constants import CA_ATOM, PAD
+
+Coordinates = Literal["none", "ca", "backbone"]
+"""What must be known of a chain to be of use: its sequence alone, its Cα, or its N, Cα and C."""
 
 
 class Frames(NamedTuple):

@@ -1,14 +1,16 @@
 import contextlib
 import io
 from dataclasses import replace
+from types import SimpleNamespace
 
 import lightning
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.cli import LightningCLI
 
 from minifold_pl.data.datamodule import ProteinDataModule
-from minifold_pl.data.store import ChainStore
+from minifold_pl.data.store import ChainStore, write_store
 from minifold_pl.data.synthetic import SyntheticConfig
 from minifold_pl.types import ProteinBatch
 
@@ -162,3 +164,15 @@ def test_the_command_line_explains_every_argument():
     assert "--data.path PATH Folder of a store" in text
     assert "--data.max_length MAX_LENGTH Longest chain or crop in residues" in text
     assert "--data.long_chains {crop,drop}" in text
+
+
+def test_a_model_says_which_chains_it_can_use_and_the_others_are_told(tmp_path, make_record, caplog):
+    coords = np.full((12, 4, 3), np.nan, dtype=np.float32)
+    write_store(tmp_path / "store", [make_record("a"), make_record("b", coords=coords)])
+    for needs, names in (("none", ["a", "b"]), ("ca", ["a"])):
+        data = ProteinDataModule(str(tmp_path / "store"))
+        data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(needs=needs))
+        with caplog.at_level("INFO"), contextlib.suppress(ValueError):  # there is no validation chain
+            data.setup("fit")
+        assert [data.train_chains[i].name for i in range(len(data.train_chains))] == names
+    assert "train: chains left out, which this model cannot use: 1 with no coordinates" in caplog.text

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -145,3 +147,62 @@ def test_options_out_of_range_are_refused_by_name(make_record, make_store, optio
 def test_an_empty_split_is_refused_by_name(make_record, make_store):
     with pytest.raises(ValueError, match="no chain in split 'test'"):
         ChainDataset(make_store(make_record("a")), "test")
+
+
+def _with(record, *atoms):
+    """The record with only these atoms."""
+    coords = np.full_like(record.coords, np.nan)
+    coords[:, list(atoms)] = record.coords[:, list(atoms)]
+    return replace(record, coords=coords)
+
+
+@pytest.fixture
+def mixed(make_record, make_store):
+    """A chain with its backbone, one with Cα only, and a sequence."""
+    return make_store(
+        make_record("backbone", 20),
+        _with(make_record("ca only", 20), 1),
+        _with(make_record("sequence", 20, cath=("1.10.8",))),
+    )
+
+
+@pytest.mark.parametrize(
+    ("needs", "names", "left_out"),
+    [
+        ("none", ["backbone", "ca only", "sequence"], {}),
+        ("ca", ["backbone", "ca only"], {"no coordinates": 1}),
+        ("backbone", ["backbone"], {"no coordinates": 1, "only Cα coordinates": 1}),
+    ],
+)
+def test_chains_that_lack_what_is_needed_are_left_out_and_counted(mixed, needs, names, left_out):
+    dataset = ChainDataset(mixed, "train", needs=needs)
+    assert [dataset[i].name for i in range(len(dataset))] == names
+    assert dataset.left_out == left_out
+
+
+def test_a_split_without_a_chain_that_can_be_used_is_refused_with_the_reason(make_record, make_store):
+    store = make_store(
+        _with(make_record("ca", 20), 1), _with(make_record("s", 20)), make_record("t", split="test")
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"no chain of split 'train' .* has the N, Cα and C coordinates that the model needs: "
+        r"1 have no coordinates, 1 have only Cα coordinates; prepare a store from structures",
+    ):
+        ChainDataset(store, "train", needs="backbone")
+
+
+def test_a_sequence_is_an_item_without_atoms_cropped_anywhere(mixed):
+    dataset = ChainDataset(
+        mixed, "train", needs="none", max_length=8, replace_damaged=True, random_rotation=True
+    )
+    items = [dataset[epoch, 2] for epoch in range(30)]
+    starts = {item.start for item in items}
+    assert starts <= set(range(13))
+    assert len(starts) > 6
+    for item in items:
+        assert not item.atom_mask.any()
+        assert not item.bonded.any()
+        assert not item.coords.any()
+        assert item.cath_class == 0
+    assert dataset.quarantine.found() == 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minifold_pl.cli.errors import UserError
+from minifold_pl.cli.evaluate_table import show
 from minifold_pl.cli.generation import (
     add_model_arguments,
     add_sampler_arguments,
@@ -30,19 +31,10 @@ if TYPE_CHECKING:
 SUMMARY = "summary.json"
 PER_CHAIN = "per_chain.csv"
 OTHER_ROWS = "per_chain_other_rows.csv"
-_TABLES = {
-    "diffusion": (
-        "tm_score", "tm_kabsch", "rmsd", "gdt_ts", "lddt_ca", "rg_ratio", "ca_bond_share", "clashes",
-    ),
-    "contact": (
-        "precision_long_L", "precision_long_L2", "precision_long_L5", "precision_medium_L5", "contact_recall",
-        "class_accuracy", "architecture_accuracy",
-    ),
-}  # fmt: skip
 _NOTES = {
     "diffusion": "tm_score and gdt_ts are maximised over superpositions: unrelated chains score about 0.17 TM, 0.5 "
     "means the same fold. tm_kabsch is TM in the pose of least RMSD: unrelated chains score about 0.10. lDDT "
-    "knows no handedness.",
+    "knows no handedness. Helix and strand content is judged by the Cα trace (P-SEA); compare it with the truth's.",
     "contact": "Precision of the L, L/2, L/5 most probable pairs; long range |i-j| >= 24, medium 12-23. "
     "Recall is over all pairs: nearly half of all contacts are neighbours along the chain.",
 }
@@ -130,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
         },
     }
     _write(args.out, chains, scores, content)
-    _show(intervals, module.stage, sees_answer, content)
+    show(intervals, module.stage, sees_answer, content)
     return 0
 
 
@@ -158,6 +150,7 @@ def _dataset(
         long_chains="drop",
         seed=args.seed,
         limit=limit,
+        needs=module.needs,
         # Indices mean what they meant in training, whatever this data set's own labels are.
         architectures=tuple(module.architecture_labels) or None,
     )
@@ -223,52 +216,3 @@ def _cell(value: Any) -> Any:
     if not isinstance(value, float):
         return value
     return "" if value != value else f"{value:.6g}"
-
-
-def _show(
-    intervals: Mapping[str, Mapping[str, Interval]],
-    stage: str,
-    sees_answer: Sequence[str],
-    content: Mapping[str, Any],
-) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    data, settings, checkpoint = content["data"], content["settings"], content["checkpoint"]
-    columns = [c for c in _TABLES[stage] if any(c in by_score for by_score in intervals.values())]
-    names = ("steps", "eta", "guidance", "guidance_space", "num_samples", "seed")
-    shown = ", ".join(f"{name} {settings[name]}" for name in names if name in settings)
-    synthetic = "SYNTHETIC data, " if "synthetic" in data["provenance"] else ""
-    table = Table(
-        title=f"{synthetic}{data['split']}: n = {data['chains']} chains · {shown} · "
-        f"{checkpoint['weights']} weights of {checkpoint['sha256'][:12]}",
-        caption=content["note"],
-        caption_justify="left",
-    )
-    table.add_column("")
-    for column in columns:
-        table.add_column(column, justify="right")
-    for row, by_score in intervals.items():
-        mark = " (sees the answer)" if row in sees_answer else ""
-        table.add_row(
-            row + mark,
-            *(_interval_text(by_score.get(column)) for column in columns),
-            style="dim" if mark else "bold" if row == "model" else None,
-        )
-    # Where there is no terminal the table keeps its width: 80 columns would break every number in two.
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=180)
-    console.print(table)
-    if data["longer_chains_left_out"]:
-        console.print(
-            f"{data['longer_chains_left_out']} chains longer than {data['max_length']} residues were left out"
-        )
-
-
-def _interval_text(interval: Interval | None) -> str:
-    if interval is None or interval.n == 0:
-        return "–"
-    if interval.low != interval.low:
-        return f"{interval.mean:.3f}\nn = 1"
-    return f"{interval.mean:.3f}\n{interval.low:.3f}…{interval.high:.3f}"

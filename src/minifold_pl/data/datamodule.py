@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Subset
 
 from minifold_pl.data.collate import collate
@@ -18,6 +19,7 @@ from minifold_pl.data.records import TEST, TRAIN, VALIDATION
 from minifold_pl.data.sampler import LengthBucketBatchSampler
 from minifold_pl.data.store import ChainStore, StoreError, is_store, write_store
 from minifold_pl.data.synthetic import SyntheticConfig, generate
+from minifold_pl.types import Coordinates
 
 
 class ProteinDataModule(LightningDataModule):
@@ -148,14 +150,25 @@ class ProteinDataModule(LightningDataModule):
         )
 
     def _chains(self, split: str, **options: Any) -> ChainDataset:
-        return ChainDataset(
+        chains = ChainDataset(
             self.store,
             split,
             max_length=self.max_length,
             long_chains=self.long_chains,
             seed=self.seed,
+            needs=self._needs(),
             **options,
         )
+        if chains.left_out:
+            why = ", ".join(f"{count:,} with {reason}" for reason, count in chains.left_out.items())
+            rank_zero_info(f"{split}: chains left out, which this model cannot use: {why}")
+        return chains
+
+    def _needs(self) -> Coordinates:
+        """What the trained model says of the chains it can use; Cα without one."""
+        model = self.trainer.lightning_module if self.trainer else None
+        needs: Coordinates = getattr(model, "needs", "ca")
+        return needs
 
     def _loader(
         self, chains: ChainDataset, *, shuffle: bool, drop_last: bool = False

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from minifold_pl.constants import CA_ATOM, CLS, EOS, NO_LABEL
 from minifold_pl.data.quarantine import Quarantine
 from minifold_pl.data.store import ChainStore
+from minifold_pl.types import Coordinates
 
 LongChains = Literal["crop", "drop"]
 
@@ -50,12 +51,14 @@ class ChainDataset(torch.utils.data.Dataset[ChainItem]):
         one_per_cluster: Keep one chain of each cluster: its representative if that is left, else the first
             one. A chain without cluster stands for itself.
         limit: Keep a random selection of this many chains; None keeps all.
+        needs: Leave out chains of which less is known; :attr:`left_out` counts them.
         architectures: Label set; others get ``NO_LABEL``. None takes the training split's.
         replace_damaged: Take another chain in place of a damaged one (see
             :class:`minifold_pl.data.quarantine.Quarantine`); else reading it is an error.
 
     Raises:
-        ValueError: a value out of range, no chain left, or clusters asked for where the store knows none.
+        ValueError: a value out of range, no chain left, none with the coordinates that are needed, or clusters
+            asked for where the store knows none.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class ChainDataset(torch.utils.data.Dataset[ChainItem]):
         random_rotation: bool = False,
         one_per_cluster: bool = False,
         limit: int | None = None,
+        needs: Coordinates = "ca",
         architectures: tuple[str, ...] | None = None,
         replace_damaged: bool = False,
     ) -> None:
@@ -87,6 +91,9 @@ class ChainDataset(torch.utils.data.Dataset[ChainItem]):
         self.random_rotation = random_rotation
         self.architectures = store.architectures if architectures is None else architectures
         self._architecture_index = {name: k for k, name in enumerate(self.architectures)}
+        self.left_out: dict[str, int] = {}
+        """How many chains of the split were left out for what they lack."""
+        self._needs = needs
         self.indices: Int[np.ndarray, " c"] = self._select(long_chains, one_per_cluster, limit)
         """Places in the store, in its order."""
         self.quarantine = Quarantine(store, self.indices, seed) if replace_damaged else None
@@ -95,6 +102,7 @@ class ChainDataset(torch.utils.data.Dataset[ChainItem]):
         chains = self.store.indices(self.split)
         if not len(chains):
             raise ValueError(f"store {self.store.path} has no chain in split {self.split!r}")
+        chains = self._with_coordinates(chains)
         if self.max_length is not None and long_chains == "drop":
             chains = chains[self.store.lengths[chains] <= self.max_length]
             if not len(chains):
@@ -108,6 +116,24 @@ class ChainDataset(torch.utils.data.Dataset[ChainItem]):
             chosen = np.random.default_rng((_LIMIT, self.seed)).permutation(len(chains))[:limit]
             chains = chains[np.sort(chosen)]
         return chains
+
+    def _with_coordinates(self, chains: np.ndarray) -> np.ndarray:
+        has_ca, has_backbone = self.store.has_coords[chains], self.store.has_backbone[chains]
+        lacking = {}
+        if self._needs in ("ca", "backbone"):
+            lacking["no coordinates"] = ~has_ca
+        if self._needs == "backbone":
+            lacking["only Cα coordinates"] = has_ca & ~has_backbone
+        self.left_out = {reason: int(which.sum()) for reason, which in lacking.items() if which.any()}
+        kept = chains[~np.any(list(lacking.values()), axis=0)] if lacking else chains
+        if not len(kept):
+            counts = ", ".join(f"{count:,} have {reason}" for reason, count in self.left_out.items())
+            wanted = "Cα" if self._needs == "ca" else "N, Cα and C"
+            raise ValueError(
+                f"no chain of split {self.split!r} in store {self.store.path} has the {wanted} coordinates that the "
+                f"model needs: {counts}; prepare a store from structures"
+            )
+        return kept
 
     def _one_per_cluster(self, chains: np.ndarray) -> np.ndarray:
         if (self.store.cluster_ids < 0).all():
@@ -146,7 +172,9 @@ class ChainDataset(torch.utils.data.Dataset[ChainItem]):
         chain = int(self.indices[index])
         coords = np.array(self.store.coords(chain))
         observed = ~np.isnan(coords).any(-1)
-        if not observed.all():
+        if not observed[:, CA_ATOM].any():
+            coords[:] = 0.0  # known by its sequence only, or by atoms that have no place without Cα
+        elif not observed.all():
             _fill_missing_ca(coords, observed[:, CA_ATOM])
             np.nan_to_num(coords, copy=False, nan=0.0)
         piece = self._piece(chain, epoch, observed[:, CA_ATOM])

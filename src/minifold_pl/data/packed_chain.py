@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from minifold_pl.constants import BACKBONE_ATOMS
+from minifold_pl.constants import BACKBONE_ATOMS, CA_ATOM
 from minifold_pl.data.records import NO_SPLIT, ChainRecord, peptide_bonds, split_residue_id
-from minifold_pl.data.store_format import HAS_COORDS, HAS_RESIDUE_IDS, chain_layout
+from minifold_pl.data.store_format import HAS_BACKBONE, HAS_COORDS, HAS_RESIDUE_IDS, chain_layout
 from minifold_pl.data.tokenizer import decode, residue_tokens
 
 
@@ -25,7 +25,7 @@ class PackedChain:
     breaks: int
     """How many the source names."""
     parts: int
-    """``HAS_COORDS | HAS_RESIDUE_IDS``."""
+    """``HAS_COORDS | HAS_RESIDUE_IDS | HAS_BACKBONE``."""
     crc: int
     """CRC-32 of the content."""
     cath: tuple[str, ...] = ()
@@ -102,8 +102,10 @@ def pack_columns(
 
     Both are None where residue numbers are unknown. Nothing is checked.
     """
-    has_coords = not np.isnan(coords).all()
+    known = ~np.isnan(coords).all((0, 2))  # by kind of atom
+    has_coords = bool(known.any())
     parts = (HAS_COORDS if has_coords else 0) | (0 if numbers is None else HAS_RESIDUE_IDS)
+    parts |= HAS_BACKBONE if np.delete(known, CA_ATOM).any() else 0
     pieces = [
         np.ascontiguousarray(coords, dtype="<f4").tobytes() if has_coords else b"",
         b"" if numbers is None else numbers.astype("<i4").tobytes(),

@@ -28,8 +28,8 @@ def problem(store: ChainStore, chain: int) -> str | None:
     except StoreError:
         return "its bytes have changed since they were written"
     coords = store.coords(chain)
-    if np.isnan(coords[:, CA_ATOM]).any(-1).all():
-        return "no Cα is observed"
+    if store.has_coords[chain] and np.isnan(coords[:, CA_ATOM]).any(-1).all():
+        return "no Cα is observed"  # though other atoms are; a chain known by its sequence only is sound
     # NaN is how the format says missing; it compares as False.
     if (np.abs(coords) > FARTHEST).any():
         return f"a coordinate lies beyond {FARTHEST:g} Å or is infinite"

@@ -24,6 +24,7 @@ from minifold_pl.data.records import SPLITS, TRAIN, ChainRecord
 from minifold_pl.data.store_format import (
     COLUMNS,
     FORMAT_VERSION,
+    HAS_BACKBONE,
     HAS_COORDS,
     HAS_RESIDUE_IDS,
     INDEX,
@@ -290,6 +291,11 @@ class ChainStore:
     def has_coords(self) -> Bool[np.ndarray, " c"]:
         """False for chains known by their sequence only."""
         return (self._columns["parts"] & HAS_COORDS).astype(np.bool_)
+
+    @cached_property
+    def has_backbone(self) -> Bool[np.ndarray, " c"]:
+        """False for chains of which no atom but Cα is known."""
+        return (self._columns["parts"] & HAS_BACKBONE).astype(np.bool_)
 
     @cached_property
     def cluster_ids(self) -> Int[np.ndarray, " c"]:

@@ -58,12 +58,14 @@ COLUMNS: Final[dict[str, np.dtype[Any]]] = {
     "crc": np.dtype("<u4"),  # CRC-32 of the chain's bytes
     "split": np.dtype("u1"),  # place in SPLITS
     "representative": np.dtype("u1"),
-    "parts": np.dtype("u1"),  # HAS_COORDS | HAS_RESIDUE_IDS
+    "parts": np.dtype("u1"),  # HAS_COORDS | HAS_RESIDUE_IDS | HAS_BACKBONE
 }
 """Wide ones first, so that every column is aligned."""
 NO_STRING: Final = 2**64 - 1
 HAS_COORDS: Final = 1
 HAS_RESIDUE_IDS: Final = 2
+HAS_BACKBONE: Final = 4
+"""Any atom but Cα is known."""
 
 _COORD_BYTES: Final = len(BACKBONE_ATOMS) * 3 * 4
 

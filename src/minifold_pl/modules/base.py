@@ -21,7 +21,7 @@ from minifold_pl.modules.optim import (
     build_scheduler,
     group_rates,
 )
-from minifold_pl.types import ProteinBatch
+from minifold_pl.types import Coordinates, ProteinBatch
 
 CHECKPOINT_KEY = "minifold_pl"
 """Where a checkpoint keeps what rebuilds its module: plain values only."""
@@ -39,6 +39,8 @@ class MinifoldModule(pl.LightningModule):
 
     stage: ClassVar[str]
     """``contact`` or ``diffusion``."""
+    needs: Coordinates = "ca"
+    """Chains of which less is known are left out of its data."""
 
     def __init__(self, *, optimizer: OptimizerConfig, schedule: LRSchedule, seed: int) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from minifold_pl.metrics.contact import ContactMetrics
 from minifold_pl.modules.base import MinifoldModule
 from minifold_pl.modules.optim import LRSchedule, OptimizerConfig, WarmupCosine
 from minifold_pl.nn.contact_classifier import ContactClassifier, ContactOutput
-from minifold_pl.types import ProteinBatch, SequenceFeatures
+from minifold_pl.types import Coordinates, ProteinBatch, SequenceFeatures
 
 _STAGE1_OPTIMIZER = OptimizerConfig(lr=2e-4)
 _STAGE1_SCHEDULE = WarmupCosine()
@@ -31,6 +31,7 @@ class ContactClassifierModule(MinifoldModule):
     """
 
     stage: ClassVar[str] = "contact"
+    needs: Coordinates = "none"  # class and architecture are learned from sequences alone
 
     def __init__(
         self,
