@@ -66,7 +66,7 @@ def read_file(
         table.add(domain)
     for chain in found.chains:
         entry = _chain(chain, found.name, min_length, min_complete)
-        entries += labelled(entry, table, cut, min_length) if len(table) else [entry]
+        entries += labelled(entry, table, cut, min_length) if cut or len(table) else [entry]
     return Outcome(tuple(entries), digest).encoded()
 
 

@@ -1,0 +1,418 @@
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from tests.data.kill_prepare import content, kill_and_go_on
+
+from minifold_pl.data.chain_set import SourceError, read_chain_set
+from minifold_pl.data.prepare import PrepareSettings, prepare
+from minifold_pl.data.prepare_report import join_shards
+from minifold_pl.data.records import ChainRecord
+from minifold_pl.data.shards import merge_stores
+from minifold_pl.data.store import ChainStore, StoreError
+from minifold_pl.export.observed import ObservedChain, observed_mmcif_text, observed_pdb_text
+
+TWO = PrepareSettings(processes=2)
+
+
+@pytest.fixture
+def write(tmp_path, make_record):
+    """Writes a chain as a structure file: ``write("1abc.pdb")``, by ending as PDB or mmCIF, plain or gzipped."""
+
+    def write(name, length=12, *, folder="in", change=None, **fields):
+        record = make_record(name, length)
+        coords = record.coords.copy()
+        if change is not None:
+            change(coords)
+        chain = ObservedChain(**{"name": name, "sequence": record.sequence, "coords": coords, **fields})
+        text = (observed_mmcif_text if ".cif" in name else observed_pdb_text)(chain).encode()
+        path = tmp_path / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(text, mtime=0) if name.endswith(".gz") else text)
+        return path
+
+    return write
+
+
+class Seen:
+    """A progress bar that remembers how many files there were to read."""
+
+    def __init__(self):
+        self.total = None
+
+    @contextmanager
+    def __call__(self, description, total):
+        self.total = total
+        done = []
+        yield done.append
+        assert sum(done) == total
+
+
+def test_files_of_any_kind_are_found_below_a_folder_and_named_by_entry_and_chain(write, tmp_path):
+    write("1ABC.pdb")
+    write("b/pdb2xyz.ent.gz", 13, chain="B")
+    write("b/c/my model.cif", 14, chain="AA")
+    write(".hidden/3abc.pdb", 15)
+    report = prepare(tmp_path / "in", tmp_path / "store", TWO)
+    store = ChainStore.open(tmp_path / "store")
+    assert store.names == ("1abc.A", "my model.AA", "2xyz.B")
+    assert list(store.lengths) == [12, 14, 13]
+    assert (report.kept, report.files, report.files_refused) == (3, 3, {})
+    store.verify()
+
+
+def test_raw_cases_are_kept_or_told_of_file_by_file(real_data, tmp_path):
+    report = prepare(real_data / "raw_cases", tmp_path / "store", TWO)
+    store = ChainStore.open(tmp_path / "store")
+    assert dict(zip(store.names, store.lengths.tolist(), strict=True)) == {
+        "103l.A": 165,
+        "1ACB_l_b.I": 63,
+        "1l2y.A": 20,
+        "1ts9.A": 98,
+        "1y3v.A": 223,
+        "2q2k.A": 45,
+        "2q2k.B": 44,
+        "4zey.A": 84,
+        "5ejw.A": 80,
+        "5ugo.A": 326,
+        "7w06.A": 207,
+        "ca_only_model.A": 226,
+    }
+    assert set(report.files_refused) == {
+        "1aki.bcif",
+        "README.md",
+        "crafted_truncated.cif",
+        "crafted_truncated.pdb",
+    }
+    assert report.reasons("dropped")["nucleic acid"] == 6
+    assert report.reasons("dropped")["duplicate name"] == 2  # the PDB files of 103l and 1l2y
+    assert store[store.find("103l.A")].residue_ids[40:43] == ("40A", "40B", "40C")
+    saved = json.loads((tmp_path / "store" / "report.json").read_text())
+    assert saved["files_refused"]["1aki.bcif"].startswith("is BinaryCIF")
+    assert saved["problems"] == [str(problem) for problem in report.problems]
+
+
+def _blank(*rows):
+    def change(coords):
+        coords[list(rows)] = np.nan
+
+    return change
+
+
+def _pile(coords):
+    coords[:] = 0.0
+
+
+def _stray(coords):
+    coords[4, 0] += 50.0
+
+
+DROPPED = {
+    "too short": {"length": 3},
+    "under 95 % complete": {"length": 20, "change": _blank(5, 6)},
+    "residues in one place": {"change": _pile},
+}
+
+
+@pytest.mark.parametrize("reason", DROPPED)
+def test_a_chain_that_is_not_sound_is_dropped_with_its_reason(write, tmp_path, reason):
+    write("good.pdb")
+    write("bad.pdb", **DROPPED[reason])
+    report = prepare(tmp_path / "in", tmp_path / "store", TWO)
+    assert ChainStore.open(tmp_path / "store").names == ("good.A",)
+    assert report.reasons("dropped") == {reason: 1}
+    assert str(report.problems[0]).startswith(f"bad.pdb ('bad.A'): {reason}: ")
+    assert report.files_without_a_chain == 1
+
+
+def test_an_atom_far_from_its_residue_is_left_out_and_told(write, tmp_path):
+    write("1abc.pdb", 30, change=_stray)
+    report = prepare(tmp_path / "in", tmp_path / "store", TWO)
+    assert report.reasons("repaired") == {"atoms far from their Cα left out": 1}
+    missing = np.isnan(ChainStore.open(tmp_path / "store").coords(0)).any(-1)
+    assert missing[4, 0]
+    assert missing.sum() == 1
+
+
+def test_how_complete_a_chain_must_be_is_the_callers_choice(write, tmp_path):
+    write("1abc.pdb", 20, change=_blank(5, 6))
+    settings = PrepareSettings(min_complete=0.9, processes=1)
+    prepare(tmp_path / "in", tmp_path / "store", settings)
+    assert np.isnan(ChainStore.open(tmp_path / "store").coords(0)).any((1, 2)).sum() == 2
+
+
+def test_nothing_sound_makes_no_store_and_leaves_nothing(write, tmp_path):
+    write("1abc.pdb", 3)
+    with pytest.raises(
+        SourceError, match=r"no sound chain of 1 files; first: 1abc\.pdb \('1abc\.A'\): too short"
+    ):
+        prepare(tmp_path / "in", tmp_path / "store", TWO)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_new_files_are_added_and_the_old_ones_are_not_read_again(write, tmp_path):
+    for k in range(5):
+        write(f"{k}abc.pdb", 12 + k)
+    prepare(tmp_path / "in", tmp_path / "store", TWO)
+    before = content(tmp_path / "store")
+    again = Seen()
+    prepare(tmp_path / "in", tmp_path / "store", TWO, progress=again)
+    assert again.total == 0
+    assert content(tmp_path / "store") == before
+
+    write("2xyz.cif.gz", 40)
+    write("broken.pdb").write_text("ATOM  gibberish\n")
+    added = Seen()
+    prepare(tmp_path / "in", tmp_path / "store", TWO, progress=added)
+    assert added.total == 2
+    prepare(tmp_path / "in", tmp_path / "fresh", TWO)
+    assert content(tmp_path / "store") == content(tmp_path / "fresh")
+    assert "2xyz.A" in ChainStore.open(tmp_path / "store").names
+
+
+def test_a_file_that_changed_is_read_again_and_one_that_was_only_touched_keeps_its_chains(write, tmp_path):
+    write("1abc.pdb", 12)
+    write("2abc.pdb", 13)
+    prepare(tmp_path / "in", tmp_path / "store", TWO)
+    os.utime(write("1abc.pdb", 12), (1, 1))
+    os.utime(write("2abc.pdb", 20), (2, 2))
+    seen = Seen()
+    prepare(tmp_path / "in", tmp_path / "store", TWO, progress=seen)
+    assert seen.total == 2
+    assert list(ChainStore.open(tmp_path / "store").lengths) == [12, 20]
+    prepare(tmp_path / "in", tmp_path / "fresh", TWO)
+    assert content(tmp_path / "store") == content(tmp_path / "fresh")
+
+
+def test_files_that_are_not_named_again_keep_their_chains(write, tmp_path):
+    first = write("1abc.pdb", 12)
+    prepare(first, tmp_path / "store", TWO)
+    first.unlink()
+    prepare(write("2abc.pdb", 13), tmp_path / "store", TWO)
+    assert ChainStore.open(tmp_path / "store").names == ("1abc.A", "2abc.A")
+
+
+def test_a_chain_whose_name_was_taken_comes_in_when_the_taker_is_gone(write, tmp_path):
+    write("a/1abc.pdb", 12)
+    write("b/1abc.pdb", 20)
+    report = prepare(tmp_path / "in", tmp_path / "store", TWO)
+    assert report.reasons("dropped") == {"duplicate name": 1}
+    os.utime(write("a/1abc.pdb", 3), (1, 1))  # too short now
+    prepare(tmp_path / "in", tmp_path / "store", TWO)
+    assert list(ChainStore.open(tmp_path / "store").lengths) == [20]
+
+
+def test_a_store_of_other_settings_or_sources_is_not_added_to(write, tmp_path, make_line):
+    write("1abc.pdb")
+    prepare(tmp_path / "in", tmp_path / "store", TWO)
+    with pytest.raises(StoreError, match="other settings; --overwrite replaces it"):
+        prepare(tmp_path / "in", tmp_path / "store", PrepareSettings(min_length=9))
+    (tmp_path / "chain_set.jsonl").write_text(make_line("a"))
+    with pytest.raises(StoreError, match="--overwrite replaces it"):
+        prepare(tmp_path / "chain_set.jsonl", tmp_path / "store")
+    prepare(tmp_path / "chain_set.jsonl", tmp_path / "store", PrepareSettings(overwrite=True))
+    with pytest.raises(StoreError, match="made of other things"):
+        prepare(tmp_path / "in", tmp_path / "store")
+
+
+def test_labels_and_domains_come_from_caths_lists(write, tmp_path):
+    write("1abc.pdb", 30, residue_ids=tuple(map(str, range(5, 35))))
+    write("2abc.pdb", 20)
+    lists = tmp_path / "cath-b.txt"
+    lists.write_text("1abcA01 v4_3_0 1.10.8.10 5-14:A\n1abcA02 v4_3_0 3.40.50.300 15-34:A\n")
+    labelled = PrepareSettings(processes=1, cath_domains=(lists,))
+    prepare(tmp_path / "in", tmp_path / "chains", labelled)
+    store = ChainStore.open(tmp_path / "chains")
+    assert store.names == ("1abc.A", "2abc.A")
+    assert store.cath == (("1.10.8.10", "3.40.50.300"), ())
+
+    cut = PrepareSettings(processes=1, cath_domains=(lists,), domains=True)
+    report = prepare(tmp_path / "in", tmp_path / "domains", cut)
+    store = ChainStore.open(tmp_path / "domains")
+    assert store.names == ("1abcA01", "1abcA02")
+    assert list(store.lengths) == [10, 20]
+    assert store.cath == (("1.10.8.10",), ("3.40.50.300",))
+    assert report.reasons("dropped") == {"no CATH domain": 1}
+    before = content(tmp_path / "domains")
+    prepare(tmp_path / "in", tmp_path / "domains", cut)
+    assert content(tmp_path / "domains") == before
+
+
+def test_a_domain_is_in_its_chains_split(write, tmp_path):
+    write("1abc.pdb", 30)
+    write("2abc.pdb", 20)
+    (tmp_path / "cath.txt").write_text("1abcA01 v4_3_0 1.10.8.10 5-14:A\n2abcA01 v4_3_0 1.10.8.10 1-9:A\n")
+    (tmp_path / "splits.json").write_text(json.dumps({"train": ["1abc.A"], "test": ["9xyz.A"]}))
+    settings = PrepareSettings(
+        processes=1, cath_domains=(tmp_path / "cath.txt",), domains=True, splits=tmp_path / "splits.json"
+    )
+    report = prepare(tmp_path / "in", tmp_path / "store", settings)
+    assert ChainStore.open(tmp_path / "store").splits == ("train", "none")
+    assert report.absent_from_source == 1
+
+
+@pytest.mark.parametrize("method", ["cluster", "topology"])
+def test_splits_are_made_here(write, tmp_path, method):
+    for k in range(9):
+        write(f"{k}abc.pdb", 20 + k)
+    (tmp_path / "cath.txt").write_text("".join(f"{k}abcA00 v4_3_0 1.{k}.8.10 1-20:A\n" for k in range(9)))
+    settings = PrepareSettings(processes=1, split_by=method, cath_domains=(tmp_path / "cath.txt",), seed=3)
+    report = prepare(tmp_path / "in", tmp_path / "store", settings)
+    store = ChainStore.open(tmp_path / "store")
+    assert {"train", "test", "validation"} == set(store.splits)
+    assert report.split_sizes == {name: store.splits.count(name) for name in report.split_sizes}
+    assert report.split_notes
+    assert store.provenance["make_splits"]["seed"] == 3
+
+
+def test_shards_are_merged_into_the_store_of_one_run(write, tmp_path):
+    for k in range(9):
+        write(f"{k}abc.pdb", 20 + k)
+    write("z/3abc.cif", 40)  # its name is taken, by a file of another shard
+    write("0bad.pdb").write_text("ATOM  gibberish\n")
+    whole = PrepareSettings(processes=1, split_by="cluster")
+    prepare(tmp_path / "in", tmp_path / "whole", whole)
+    parts = []
+    for k in (1, 2, 3):
+        parts.append(tmp_path / f"part{k}")
+        prepare(tmp_path / "in", parts[-1], PrepareSettings(processes=1, split_by="cluster", shard=(k, 3)))
+    merge_stores(tmp_path / "merged", parts[::-1], join=join_shards)
+    assert content(tmp_path / "merged") == content(tmp_path / "whole")
+
+
+def test_shards_of_a_chain_set_are_merged_into_the_store_of_one_run(tmp_path, make_line):
+    lines = [make_line(f"c{k}", 12, split="train") for k in range(20)]
+    lines[7] = "{"
+    lines[15] = make_line("c2", 12)
+    (tmp_path / "chain_set.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "chain_set_splits.json").write_text(json.dumps({"test": ["c3", "c18", "gone"]}))
+    prepare(tmp_path / "chain_set.jsonl", tmp_path / "whole")
+    parts = [tmp_path / f"part{k}" for k in (1, 2, 3, 4)]
+    for k, part in enumerate(parts, 1):
+        prepare(tmp_path / "chain_set.jsonl", part, PrepareSettings(shard=(k, 4)))
+    merge_stores(tmp_path / "merged", parts, join=join_shards)
+    assert content(tmp_path / "merged") == content(tmp_path / "whole")
+
+
+def test_a_file_that_kills_or_stops_its_reader_is_told_and_the_others_are_kept(write, tmp_path, monkeypatch):
+    """Processes of the pool import ``sitecustomize`` from the path, and with it a parser that is not to be trusted."""
+    (tmp_path / "site" / "sitecustomize.py").parent.mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        """
+import os, signal, time
+import gemmi
+read = gemmi.read_pdb_string
+def read_pdb_string(text, **options):
+    if b"SEGFAULT" in text:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if b"FOREVER" in text:
+        time.sleep(1000)
+    return read(text, **options)
+gemmi.read_pdb_string = read_pdb_string
+"""
+    )
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    for k in range(20):
+        write(f"{k:02d}.pdb", 12)
+    for name, word in (("05.pdb", "SEGFAULT"), ("11.pdb", "FOREVER"), ("19.pdb", "SEGFAULT")):
+        path = tmp_path / "in" / name
+        path.write_bytes(b"REMARK 999 " + word.encode() + b"\n" + path.read_bytes())
+    report = prepare(tmp_path / "in", tmp_path / "store", PrepareSettings(processes=2, timeout=1.0))
+    assert report.kept == 17
+    assert report.files_refused == {
+        "05.pdb": "the process that read it died: signal SIGSEGV",
+        "11.pdb": "took too long: more than 1 s",
+        "19.pdb": "the process that read it died: signal SIGSEGV",
+    }
+
+
+def test_pipes_dead_links_and_loops_are_told_or_passed(write, tmp_path):
+    write("1abc.pdb")
+    os.mkfifo(tmp_path / "in" / "pipe.pdb")
+    (tmp_path / "in" / "dead.pdb").symlink_to("nowhere")
+    (tmp_path / "in" / "loop").symlink_to(".")
+    report = prepare(tmp_path / "in", tmp_path / "store", TWO)
+    assert report.kept == 1
+    assert report.files_refused == {"dead.pdb": "does not exist", "pipe.pdb": "is no regular file"}
+
+
+def test_two_runs_do_not_work_on_the_same_store(write, tmp_path):
+    from minifold_pl.data.journal import Journal
+
+    write("1abc.pdb")
+    with (
+        Journal(tmp_path / ".store.prepare", {}),
+        pytest.raises(ValueError, match="another process works on it"),
+    ):
+        prepare(tmp_path / "in", tmp_path / "store", TWO)
+    prepare(tmp_path / "in", tmp_path / "store", TWO)
+
+
+@pytest.fixture
+def real_folder(real_data, tmp_path):
+    """Makes a folder of real chains as structure files, with some that are damaged."""
+
+    def make(count):
+        rng = np.random.default_rng(0)
+        folder = tmp_path / "files"
+        folder.mkdir()
+        records = (r for r in read_chain_set(real_data / "chain_set.jsonl.gz") if isinstance(r, ChainRecord))
+        for k, record in zip(range(count), records, strict=False):
+            chain = ObservedChain(name=record.name, sequence=record.sequence, coords=record.coords, chain="A")
+            text = (observed_pdb_text if k % 3 else observed_mmcif_text)(chain).encode()
+            if k % 10 == 9:
+                text = text[: rng.integers(len(text))]
+            name = f"{record.name.split('.')[0]}.{'pdb' if k % 3 else 'cif'}"
+            (folder / name).write_bytes(text)
+        return folder
+
+    return make
+
+
+def test_a_run_that_is_killed_goes_on_to_the_store_of_an_undisturbed_one(real_folder, tmp_path):
+    expected, seen = kill_and_go_on(real_folder(60), tmp_path, kills=4, seed=0)
+    assert "chains-00000.bin" in expected
+    assert seen["killed"] == 4
+
+
+@pytest.mark.slow
+def test_thirty_kills_at_random_moments_change_nothing(real_folder, tmp_path):
+    _, seen = kill_and_go_on(real_folder(600), tmp_path, kills=30, seed=1)
+    assert seen["with a journal"] >= 10
+
+
+@pytest.mark.slow
+def test_a_chain_set_that_is_killed_goes_on_to_the_same_store(real_data, tmp_path):
+    _, seen = kill_and_go_on(real_data / "chain_set.jsonl.gz", tmp_path, kills=6, seed=2)
+    assert seen["with a journal"] >= 2
+
+
+def test_an_interrupted_run_says_so_and_leaves_no_process(real_folder, tmp_path):
+    folder = real_folder(60)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "minifold_pl.cli.main",
+            "data",
+            "prepare",
+            str(folder),
+            "--out",
+            str(tmp_path / "s"),
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    time.sleep(0.7)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode in (130, 0)
+    assert b"Traceback" not in err
