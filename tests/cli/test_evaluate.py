@@ -31,11 +31,12 @@ def test_a_diffusion_checkpoint_is_scored_beside_every_baseline(
 ) -> None:
     told = _evaluate(untrained, helix_store, tmp_path, "diffusion", "--eta", "0.3", "--seed", "2")
     rows = told["rows"]
-    assert list(rows) == ["model", *evaluate_structures.BASELINES]
+    assert list(rows) == ["model", *evaluate_structures.BASELINES, "Wiener smoother"]
     assert {"tm_score", "tm_kabsch", "rmsd", "gdt_ts", "lddt_ca", "rg_ratio", "ca_bond_share"} <= rows[
         "model"
     ].keys()
     assert all(set(interval) == {"mean", "low", "high", "n"} for interval in rows["model"].values())
+    smoother = rows.pop("Wiener smoother")
     assert all(by_score["tm_score"]["n"] == 6 for by_score in rows.values())
     settings = told["settings"]
     assert (settings["steps"], settings["eta"], settings["guidance"], settings["seed"]) == (2, 0.3, 1.0, 2)
@@ -48,6 +49,15 @@ def test_a_diffusion_checkpoint_is_scored_beside_every_baseline(
     assert rows["mirrored truth"]["lddt_ca"]["mean"] == pytest.approx(1, abs=1e-6)
     assert rows["mirrored truth"]["tm_score"]["mean"] < 0.6
     assert rows["centroid"]["rg_ratio"]["mean"] == pytest.approx(0, abs=1e-3)
+    assert rows["truth"]["helix_content"]["mean"] > 0.8
+    assert rows["truth"]["strand_content"]["mean"] == 0
+
+    # One step from noise: the smoother samples nothing, and both see the same x_t.
+    times = [f"x0_tm_t{t:03d}" for t in (25, 75, 225, 475, 725, 975)]
+    assert list(smoother) == times
+    assert set(times) < rows["model"].keys()
+    assert times[0] not in rows["truth"]
+    assert smoother[times[0]]["mean"] > 0.6 > 0.2 > smoother[times[-1]]["mean"]
 
     shown = capsys.readouterr().out
     assert told["sees_answer"] == ["mirrored truth", "truth"]
@@ -56,6 +66,8 @@ def test_a_diffusion_checkpoint_is_scored_beside_every_baseline(
     assert "ideal helix (sees" not in shown
     assert "n = 6 chains" in shown
     assert "steps 2" in shown
+    assert "Wiener smoother" in shown
+    assert "t = 975" in shown
 
     per_chain = _table(tmp_path / "per_chain.csv")
     assert [row["name"] for row in per_chain] == sorted(
@@ -67,7 +79,7 @@ def test_a_diffusion_checkpoint_is_scored_beside_every_baseline(
     mean = np.mean([float(row["tm_score"]) for row in per_chain])
     assert rows["model"]["tm_score"]["mean"] == pytest.approx(mean, abs=1e-5)
     other = _table(tmp_path / "per_chain_other_rows.csv")
-    assert len(other) == 6 * len(evaluate_structures.BASELINES)
+    assert len(other) == 6 * (len(evaluate_structures.BASELINES) + 1)
 
 
 def test_the_truth_drawn_scores_as_the_truth_and_its_mirror_as_the_mirror(

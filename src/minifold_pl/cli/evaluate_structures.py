@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from minifold_pl.cli.generation import draw
+from minifold_pl.callbacks.ddim_scores import x0_tm
+from minifold_pl.cli.generation import draw, out_of_memory_told
 from minifold_pl.constants import CA_ATOM
 from minifold_pl.data.collate import collate
 from minifold_pl.data.dataset import ChainDataset
 from minifold_pl.diffusion.draws import keyed_generator
 from minifold_pl.export.agreement import sample_agreement
-from minifold_pl.metrics import baselines
-from minifold_pl.metrics.structure import structure_scores
+from minifold_pl.metrics import baselines, comparison
+from minifold_pl.metrics.comparison import SEES_ANSWER, baseline_guesses, score_guesses
+from minifold_pl.metrics.diversity import diversity
 from minifold_pl.metrics.tm import tm_kabsch
+from minifold_pl.metrics.wiener import wiener_smoother
+from minifold_pl.modules.one_step import dashboard_times, one_step
 from minifold_pl.modules.sampling import SamplerConfig
 from minifold_pl.types import ProteinBatch
 
 MODEL = "model"
 BEST = "model, best of N by agreement"
-BASELINES = ("another random chain", "centroid", "ideal helix", "mirrored truth", "truth")
-SEES_ANSWER = ("mirrored truth", "truth")
-"""Rows that are made from the answer itself: no model can be compared with them, they show the scale."""
+OTHER = "another random chain"
+BASELINES = (OTHER, comparison.CENTROID, comparison.HELIX, comparison.MIRROR, comparison.TRUTH)
+WIENER = "Wiener smoother"
+"""The row of one-step estimates that know no sequence; it samples nothing."""
 
 Scores = dict[str, dict[str, list[float]]]
 """Row → score → one number a chain, in the order of the chains."""
+
+__all__ = ["BASELINES", "BEST", "MODEL", "OTHER", "SEES_ANSWER", "WIENER", "Scores", "score_structures"]
 
 
 def score_structures(
@@ -50,113 +57,101 @@ def score_structures(
         dataset: Whole chains.
         pool: Where random chains come from; those of the target's own cluster are left out.
         sampler: Settings of the sampler.
-        seed: Seed of the samples' noise and of the random chains.
+        seed: Seed of the samples' noise, of the one-step noise and of the random chains.
         num_samples: Structures a chain. The model's scores are their means; with 2 or more there is also a
             row of the one that agrees best with the others, ``agreement`` and ``diversity`` (1 − mean
-            pairwise TM).
+            pairwise TM, maximised over superpositions).
         batch_size: Chains at a time.
         advance: Called with the number of structures finished.
 
     Returns:
-        Name, length and observed residues of each chain, and the scores.
+        Name, length and observed residues of each chain, and the scores. The model and the Wiener smoother, which knows
+        no sequence, also have ``x0_tm_t025`` and so on: TM (least-RMSD pose) of x̂0 in one step from that timestep,
+        both from the same noise.
     """
     order = sorted(range(len(dataset)), key=lambda i: (int(dataset.lengths[i]), i))
     traces_of_all = [torch.from_numpy(pool[i].coords[:, CA_ATOM]) for i in range(len(pool))]
     chains: list[dict[str, Any]] = []
     scores: Scores = defaultdict(lambda: defaultdict(list))
     for start in range(0, len(order), batch_size):
-        batch = collate([dataset[i] for i in order[start : start + batch_size]])
-        samples: list[list[Tensor]] = [[] for _ in batch.names]
+        indices = order[start : start + batch_size]
+        batch = collate([dataset[i] for i in indices])
+        samples = torch.zeros(num_samples, *batch.ca.shape)
         for k in range(num_samples):
             keys = [f"{name}/{k}" for name in batch.names]
-            for traces, ca in zip(samples, draw(module, batch, sampler, seed=seed, keys=keys), strict=True):
-                traces.append(ca)
+            for row, ca in zip(samples[k], draw(module, batch, sampler, seed=seed, keys=keys), strict=True):
+                row[: len(ca)] = ca
             advance(len(batch))
-        for index, (one, drawn) in enumerate(zip(_one_by_one(batch), samples, strict=True)):
-            length, mask = int(one.lengths[0]), one.ca_mask
-            chains.append({"name": one.names[0], "length": length, "observed": int(mask.sum())})
-            target = int(dataset.indices[order[start + index]])
-            others = _other_chains(pool, traces_of_all, target)
-            for row, scored in _chain_scores(one, torch.stack(drawn), others, seed).items():
-                for score, value in scored.items():
-                    scores[row][score].append(value)
+        others, known = _other_chains(batch, pool, traces_of_all, dataset.indices[indices].tolist(), seed)
+        found = _sampled_scores(batch, samples, others, known)
+        for row, one_step_scores in _one_step_scores(module, batch, seed).items():
+            found[row] = found.get(row, {}) | one_step_scores
+        for row, by_score in found.items():
+            for name, values in by_score.items():
+                scores[row][name].extend(values.tolist())
+        for name, length, mask in zip(batch.names, batch.lengths.tolist(), batch.ca_mask, strict=True):
+            chains.append({"name": name, "length": length, "observed": int(mask.sum())})
     return chains, {row: dict(by_score) for row, by_score in scores.items()}
 
 
-def _chain_scores(
-    chain: ProteinBatch, samples: Float[Tensor, "s l 3"], others: list[Tensor], seed: int
-) -> dict[str, dict[str, float]]:
-    true, mask = chain.ca, chain.ca_mask
-    predictions = {
-        "centroid": baselines.centroid(true, mask),
-        "ideal helix": baselines.ideal_helix(true, mask),
-        "mirrored truth": baselines.mirrored_truth(true, mask),
-        "truth": baselines.truth(true, mask),
-    }
-    if others:
-        generator = keyed_generator(seed, "random chain", chain.names[0])
-        predictions["another random chain"] = baselines.random_chain(true, mask, others, [generator])
-    # One call for all rows: the search for the best superposition is fastest on many candidates at once.
-    everything = torch.cat([samples, *predictions.values()])
-    scored = _scores(everything, true, mask, chain.bonded)
-
-    count = len(samples)
-    rows = {MODEL: {score: float(values[:count].mean()) for score, values in scored.items()}}
-    if count > 1:
-        agreement = sample_agreement(samples).mean(-1)
-        best = int(agreement.argmax())
-        rows[MODEL] |= {"agreement": float(agreement.mean()), "diversity": _diversity(samples, mask)}
-        rows[BEST] = {score: float(values[best]) for score, values in scored.items()}
-        rows[BEST]["agreement"] = float(agreement[best])
-    place = {row: count + i for i, row in enumerate(predictions)}
-    for row in BASELINES:
-        rows[row] = {
-            score: float(values[place[row]]) if row in place else float("nan")
-            for score, values in scored.items()
-        }
-    return rows
+def _sampled_scores(
+    batch: ProteinBatch, samples: Float[Tensor, "s b l 3"], others: Float[Tensor, "1 b l 3"], known: Tensor
+) -> dict[str, dict[str, Tensor]]:
+    """Row → score → (b)."""
+    guesses = {MODEL: samples, OTHER: others, **baseline_guesses(batch.ca, batch.ca_mask)}
+    scored = score_guesses(guesses, batch.ca, batch.ca_mask, batch.bonded)
+    rows = {row: {name: values.mean(0) for name, values in scored[row].items()} for row in scored}
+    rows[OTHER] = {name: values.where(known, torch.nan) for name, values in rows[OTHER].items()}
+    if len(samples) == 1:
+        return rows
+    agreement = torch.stack(
+        [sample_agreement(samples[:, k, :length]).mean(-1) for k, length in enumerate(batch.lengths.tolist())]
+    ).double()
+    best, chain = agreement.argmax(1), torch.arange(len(batch))
+    rows[MODEL]["agreement"] = agreement.mean(1)
+    rows[MODEL]["diversity"] = diversity(samples.transpose(0, 1), batch.residue_mask).double()
+    best_row = {name: values[best, chain] for name, values in scored[MODEL].items()}
+    best_row["agreement"] = agreement[chain, best]
+    model = rows.pop(MODEL)
+    return {MODEL: model, BEST: best_row, **rows}
 
 
-def _scores(
-    pred: Float[Tensor, "s l 3"], true: Float[Tensor, "1 l 3"], mask: Bool[Tensor, "1 l"], bonded: Tensor
-) -> dict[str, Tensor]:
-    count = len(pred)
-    scores = structure_scores(
-        pred, true.expand(count, -1, -1), mask.expand(count, -1), bonded.expand(count, -1), searched=True
-    )
-    # Clashes are whole numbers, and their mean is not.
-    return {name: values.double() for name, values in scores.items()}
-
-
-def _diversity(samples: Float[Tensor, "s l 3"], mask: Bool[Tensor, "1 l"]) -> float:
-    """1 − mean TM (least-RMSD pose) over all pairs of samples."""
-    first, second = torch.triu_indices(len(samples), len(samples), 1)
-    everywhere = torch.ones_like(mask).expand(len(first), -1)
-    return 1 - float(tm_kabsch(samples[first], samples[second], everywhere).mean())
-
-
-def _one_by_one(batch: ProteinBatch) -> Iterator[ProteinBatch]:
-    """The chains of a batch as batches of one, without padding."""
-    for i, length in enumerate(batch.lengths.tolist()):
-        yield ProteinBatch(
-            names=(batch.names[i],),
-            tokens=batch.tokens[i : i + 1, : length + 2],
-            residue_mask=batch.residue_mask[i : i + 1, :length],
-            coords=batch.coords[i : i + 1, :length],
-            atom_mask=batch.atom_mask[i : i + 1, :length],
-            bonded=batch.bonded[i : i + 1, :length],
-            residue_index=batch.residue_index[i : i + 1, :length],
-            cath_class=batch.cath_class[i : i + 1],
-            cath_architecture=batch.cath_architecture[i : i + 1],
+def _one_step_scores(module: Any, batch: ProteinBatch, seed: int) -> dict[str, dict[str, Tensor]]:
+    """TM of x̂0 from noise of several levels: the model's, and that of the best guess without a sequence."""
+    times = dashboard_times(module.noise_schedule.timesteps)
+    device = next(module.parameters()).device
+    with torch.inference_mode(), out_of_memory_told():
+        # As many noised copies at a time as chains are sampled.
+        step = one_step(module, batch.to(device), times, seed=seed, chains_at_once=len(batch))
+    found: dict[str, dict[str, Tensor]] = {MODEL: {}, WIENER: {}}
+    for t, x0, noised in zip(times, step.x0.cpu(), step.noised.cpu(), strict=True):
+        alpha_bar = module.noise_schedule.alpha_bar(
+            torch.full((len(batch),), t, device=device), torch.float64
         )
+        smooth = wiener_smoother(noised, alpha_bar.cpu(), batch.residue_mask)
+        for row, guess in ((MODEL, x0), (WIENER, smooth)):
+            found[row][x0_tm(t)] = tm_kabsch(guess.float(), batch.ca, batch.ca_mask).double()
+    return found
 
 
-def _other_chains(pool: ChainDataset, traces: list[Tensor], target: int) -> list[Tensor]:
-    """The Cα traces that may stand for "another random chain" than ``target``, a place in the store."""
+def _other_chains(
+    batch: ProteinBatch, pool: ChainDataset, traces: list[Tensor], targets: Sequence[int], seed: int
+) -> tuple[Float[Tensor, "1 b l 3"], Tensor]:
+    """A window of another random chain for each one of the batch, and which of them have any to draw from.
+
+    ``targets`` are places in the store; chains of a target's own cluster are left out.
+    """
     clusters = pool.store.clusters
-    cluster = clusters[target]
-    return [
-        trace
-        for trace, chain in zip(traces, pool.indices.tolist(), strict=True)
-        if chain != target and (cluster is None or clusters[chain] != cluster)
-    ]
+    drawn, known = torch.zeros_like(batch.ca), torch.zeros(len(batch), dtype=torch.bool)
+    for k, (name, target) in enumerate(zip(batch.names, targets, strict=True)):
+        cluster = clusters[target]
+        candidates = [
+            trace
+            for trace, chain in zip(traces, pool.indices.tolist(), strict=True)
+            if chain != target and (cluster is None or clusters[chain] != cluster)
+        ]
+        if candidates:
+            known[k], row = True, slice(k, k + 1)
+            generator = keyed_generator(seed, "random chain", name)
+            drawn[row] = baselines.random_chain(batch.ca[row], batch.ca_mask[row], candidates, [generator])
+    return drawn[None], known
