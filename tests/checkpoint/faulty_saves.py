@@ -170,11 +170,11 @@ class _Death:
         if self.fault == "refused":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self.fault == "power cut":
-            self._lose_what_is_in_memory()
+            self.lose_what_is_in_memory()
         os.kill(os.getpid(), signal.SIGKILL)
         return None
 
-    def _lose_what_is_in_memory(self) -> None:
+    def lose_what_is_in_memory(self) -> None:
         for path in self.unsynced:
             if os.path.exists(path):
                 os.truncate(path, self.draw.randrange(os.path.getsize(path) + 1))
@@ -212,6 +212,8 @@ def series(folder: Path, saves: int, seed: int) -> Report:
         report.faults[fault] += 1
         in_place = draw.random() < 0.3
         at = draw.randrange(calls) if fault in ("kill", "power cut", "refused") else -1
+        if fault == "power cut" and draw.random() < 0.3:
+            at = 1_000_000
         ended = _save_apart(folder, step, fault, at, in_place, draw.random())
         report.killed += ended == -signal.SIGKILL
         if ended == _DONE:
@@ -262,11 +264,15 @@ def _save_and_leave(folder: Path, step: int, fault: str, at: int, in_place: bool
     code = 1
     try:
         atomic._OWN_MARK = f"{step:016x}"
-        _Death(at, fault, random.Random(seed)).install()
+        death = _Death(at, fault, random.Random(seed))
+        death.install()
         sweep(folder)
         path = folder / ("best.ckpt" if in_place else resume_name(step))
         save(content_of(step), path)
         Rotation(last=2).apply(path)
+        if fault == "power cut":
+            # It came after the save had ended: what was reported as saved has to stay.
+            death.lose_what_is_in_memory()
         code = _DONE
     except OSError:
         code = _REFUSED
