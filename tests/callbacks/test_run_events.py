@@ -96,3 +96,18 @@ def test_a_lost_data_worker_is_a_retry(tiny, make_trainer, tmp_path) -> None:
         make_trainer(RunEvents(folder, None)).fit(tiny)
     last = _events(folder)[-1]
     assert (last["event"], last["kind"]) == ("retry", "DataWorkerLost")
+
+
+def test_a_marker_that_cannot_be_written_does_not_end_the_run(
+    tiny, make_trainer, tmp_path: Path, monkeypatch
+) -> None:
+    folder = RunFolder(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("minifold_pl.run.marker.atomic_write_text", full)
+    make_trainer(RunEvents(folder, None), max_epochs=1).fit(tiny)
+    assert [(e["event"], e.get("state")) for e in read_events(folder.events)] == [
+        ("marker_not_written", "running"), ("started", None), ("done", None), ("marker_not_written", "done"),
+    ]  # fmt: skip

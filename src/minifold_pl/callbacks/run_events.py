@@ -76,4 +76,8 @@ class RunEvents(pl.Callback):
 
     def _mark(self, trainer: pl.Trainer, state: RunState, reason: str) -> None:
         marker = Marker(state=state, reason=reason, epoch=trainer.current_epoch, step=trainer.global_step)
-        write_marker(self.folder.marker, marker)
+        try:
+            write_marker(self.folder.marker, marker)
+        except OSError as error:
+            # A full disk is no reason to end, nor to end in another way: the next start comes to the same end.
+            append_event(self.folder.events, "marker_not_written", state=state, error=str(error))

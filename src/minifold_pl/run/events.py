@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Final
 
 from minifold_pl.run import fence
@@ -104,9 +104,7 @@ def _write(path: Path, key: Path, waiting: deque[str]) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     try:
         while waiting:
-            end = os.fstat(descriptor).st_size
-            cut = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
-            data = ("\n" * cut + waiting[0] + "\n").encode()
+            data = ("\n" * _is_cut(descriptor) + waiting[0] + "\n").encode()
             if os.write(descriptor, data) < len(data):
                 raise OSError(f"{path}: the disk took a part of a line only")
             waiting.popleft()
@@ -115,6 +113,16 @@ def _write(path: Path, key: Path, waiting: deque[str]) -> None:
             _synced[key] = monotonic()
     finally:
         os.close(descriptor)
+
+
+def _is_cut(descriptor: int) -> bool:
+    """Whether the last line is cut; one that another process is just writing looks so for a moment."""
+    end = -1
+    while end != (end := os.fstat(descriptor).st_size):
+        if end == 0 or os.pread(descriptor, 1, end - 1) == b"\n":
+            return False
+        sleep(0.005)
+    return True
 
 
 def _key(path: Path) -> Path:
