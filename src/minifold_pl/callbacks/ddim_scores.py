@@ -14,7 +14,8 @@ from minifold_pl.data.collate import collate
 from minifold_pl.data.dataset import ChainDataset
 from minifold_pl.diffusion.draws import keyed_generator
 from minifold_pl.metrics import baselines
-from minifold_pl.metrics.structure import structure_scores
+from minifold_pl.metrics.comparison import score_guesses
+from minifold_pl.metrics.diversity import diversity
 from minifold_pl.metrics.tm import tm_kabsch
 from minifold_pl.metrics.wiener import wiener_smoother
 from minifold_pl.modules.diffusion import DiffusionModule
@@ -106,7 +107,7 @@ def sampled_rows(
         ]
         scores = _mean_scores(drawn, batch, searched)
         if samples > 1:
-            scores["diversity"] = _diversity(drawn, batch)
+            scores["diversity"] = diversity(torch.stack(drawn, 1), batch.residue_mask).double().cpu()
         rows.append({MODEL: scores})
         for i, ca, length in zip(part, drawn[0].cpu(), batch.lengths.tolist(), strict=True):
             first[i] = ca[:length]
@@ -200,24 +201,15 @@ def _key(name: str, sample: int) -> str:
 
 
 def _mean_scores(guesses: Sequence[Tensor], batch: ProteinBatch, searched: bool) -> dict[str, Tensor]:
-    """Scores of each chain, as means over several guesses at it; one call, as the search is fastest on many."""
-    count = len(guesses)
-    scores = structure_scores(
-        torch.cat(list(guesses)).float(),
-        batch.ca.float().repeat(count, 1, 1),
-        batch.ca_mask.repeat(count, 1),
-        batch.bonded.repeat(count, 1),
+    """Scores of each chain, as means over several guesses at it."""
+    scored = score_guesses(
+        {MODEL: torch.stack(list(guesses)).float()},
+        batch.ca.float(),
+        batch.ca_mask,
+        batch.bonded,
         searched=searched,
     )
-    return {k: v.double().view(count, len(batch)).mean(0).cpu() for k, v in scores.items()}
-
-
-def _diversity(drawn: Sequence[Tensor], batch: ProteinBatch) -> Float[Tensor, " b"]:
-    """1 − mean TM over all pairs of a chain's samples, at the pose of least RMSD."""
-    stack = torch.stack(list(drawn))
-    first, second = torch.triu_indices(len(drawn), len(drawn), 1)
-    pairs = [tm_kabsch(stack[i], stack[j], batch.residue_mask) for i, j in zip(first, second, strict=True)]
-    return 1 - torch.stack(pairs).mean(0).double().cpu()
+    return {name: values.mean(0).cpu() for name, values in scored[MODEL].items()}
 
 
 def _x0_scores(step: OneStep, batch: ProteinBatch) -> dict[str, Tensor]:
