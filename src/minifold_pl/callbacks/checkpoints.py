@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from minifold_pl.callbacks.rollback import RolledBack
 from minifold_pl.callbacks.saving import Job, SaveKeepsFailing, Saver, agreed, note, saver_of
 from minifold_pl.checkpoint.newest import find_newest, set_aside_later, sweep
 from minifold_pl.checkpoint.rotation import Rotation, resume_name
@@ -130,7 +131,7 @@ class ResumeCheckpoint(Checkpoint):
         path = _folder(trainer) / resume_name(trainer.global_step)
         try:
             self.saver.save(trainer, path, self._settled, wait=True)
-        except (SaveKeepsFailing, RunHalted) as error:
+        except (SaveKeepsFailing, RolledBack, RunHalted) as error:
             log.warning("%s", error)
             return None
         return None if self._owed else path

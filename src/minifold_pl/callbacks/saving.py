@@ -13,13 +13,14 @@ from typing import Any, Final
 
 import lightning.pytorch as pl
 
+from minifold_pl.callbacks.nonfinite_guard import go_back_or_halt
 from minifold_pl.checkpoint.finite import non_finite_tensors
 from minifold_pl.checkpoint.io import refuse_foreign_state
 from minifold_pl.checkpoint.snapshot import Snapshots
 from minifold_pl.run import stop
 from minifold_pl.run.events import append_event
 from minifold_pl.run.folder import RunFolder
-from minifold_pl.run.halt import RetryLater, RunHalted
+from minifold_pl.run.halt import RetryLater
 
 LONGEST_DELAY: Final = 60.0
 """Seconds between two tries at most."""
@@ -143,7 +144,9 @@ class Saver:
 
         Raises:
             SaveKeepsFailing: This was one failure too many.
-            RunHalted: The weights or the optimizer's moments are not finite; nothing was written.
+            RolledBack: The weights or the optimizer's moments are not finite; nothing was written, and the next start
+                goes on from an older checkpoint.
+            RunHalted: So it was, and the run has gone back before or may not.
         """
         self.settle(trainer, wait=True)
         job = Job(path=path, checkpoint={}, step=trainer.global_step, epoch=trainer.current_epoch)
@@ -319,11 +322,11 @@ def _refuse_non_finite(trainer: pl.Trainer, job: Job, state: dict[str, Any]) -> 
     if found:
         note(trainer, "non_finite_weights", **_place(job), tensors=found[:20], count=len(found))
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        raise RunHalted(
-            f"NaN or infinity after step {job.step} in {', '.join(found[:3])}{more}. This state was not saved; "
-            f"the checkpoints of {job.path.parent} are of the time before. A smaller learning rate, or clipping, "
-            "may prevent it"
+        why = (
+            f"NaN or infinity after step {job.step} in {', '.join(found[:3])}{more}; this state was not saved"
         )
+        # All that was saved before is finite.
+        go_back_or_halt(trainer, why, first_bad=job.step, at_step=job.step - 1, broken_weights=True)
 
 
 def _note_failure(trainer: pl.Trainer, job: Job) -> None:
