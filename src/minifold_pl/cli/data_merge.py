@@ -25,10 +25,11 @@ def add_parser(commands: Any) -> None:
 
 
 def _work(args: argparse.Namespace) -> int:
+    from minifold_pl.data.prepare_report import join_shards
     from minifold_pl.data.shards import merge_stores
 
     started = time.monotonic()
-    done = merge_stores(args.out, args.stores, overwrite=args.overwrite)
+    done = merge_stores(args.out, args.stores, overwrite=args.overwrite, join=join_shards)
     for note in done.notes:
         print(note)
     if done.duplicates:

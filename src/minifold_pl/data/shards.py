@@ -107,6 +107,12 @@ def merge_stores(
     stores are put together as given, and a name that two of them have is an error. A store of the earlier format
     is converted on the way.
 
+    Args:
+        out: Store to make.
+        stores: Stores to put together.
+        overwrite: Replace a store that is there.
+        join: Makes the account of the whole run from those of its shards.
+
     Raises:
         StoreError: a store is damaged, a shard is missing, twice there or of another run, names collide.
     """
@@ -135,9 +141,10 @@ def merge_stores(
         assignment = _splits(parts, writer.provenance.get(MAKE_SPLITS) if sharded else None)
         if assignment is not None:
             writer.assign(assignment)
-        attached = (join or _joined_reports)(parts, duplicates, assignment)
-        if len(parts) == 1 and not sharded:
-            attached = parts[0].attached
+        if not sharded:
+            attached = parts[0].attached if len(parts) == 1 else _reports_side_by_side(parts)
+        else:
+            attached = join(parts, duplicates, assignment) if join else _reports_side_by_side(parts)
         for name, text in attached.items():
             writer.attach(name, text)
         chains, residues = len(writer), writer.residues
@@ -223,10 +230,8 @@ def _splits(parts: Sequence[Part], arguments: Mapping[str, Any] | None) -> Split
     return assign_splits(chains.values(), **given)
 
 
-def _joined_reports(
-    parts: Sequence[Part], duplicates: Sequence[Duplicate], assignment: SplitAssignment | None
-) -> dict[str, str]:
-    """The parts' own accounts side by side."""
+def _reports_side_by_side(parts: Sequence[Part]) -> dict[str, str]:
+    """The parts' own accounts."""
     accounts = [
         {"store": part.path.name, "report": json.loads(part.attached[_REPORT])}
         for part in parts
