@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ import torch
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from minifold_pl.constants import CA_ATOM
+from minifold_pl.constants import CA_ATOM, NO_LABEL
 from minifold_pl.geometry.backbone import backbone_from_torsions
 from minifold_pl.metrics import classes, functional
 from minifold_pl.metrics.chain_mean import ChainMean
+from minifold_pl.metrics.contact import ContactMetrics
 from minifold_pl.metrics.contacts import contact_map
 from minifold_pl.metrics.registry import SCORES, Score
 
@@ -199,6 +201,26 @@ def run_metrics(pick: Callable[[Tensor], Tensor]) -> dict[str, ChainMean]:
     return found
 
 
+def run_contact_collection(pick: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """The collection that training uses, with one label missing."""
+    backbone, mask = backbones()
+    generator = torch.Generator().manual_seed(2)
+    output = SimpleNamespace(
+        class_logits=pick(torch.eye(4)[[0, 1, 3]]),
+        architecture_logits=pick(torch.eye(4)[[2, 2, 2]]),
+        contact_logits=pick(torch.randn(len(mask), *[mask.shape[1]] * 2, generator=generator)),
+    )
+    batch = SimpleNamespace(
+        ca=pick(backbone[:, :, CA_ATOM]),
+        ca_mask=pick(mask),
+        cath_class=pick(torch.tensor([0, 2, NO_LABEL])),
+        cath_architecture=pick(torch.tensor([1, 2, 2])),
+    )
+    metrics = ContactMetrics()
+    metrics.update(output, batch)
+    return metrics.compute()
+
+
 def _one_rank(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
@@ -209,6 +231,7 @@ def _one_rank(rank: int, world: int, folder: str) -> None:
     result: dict[str, Any] = {"mean": {name: metric.compute() for name, metric in metrics.items()}}
     # Synchronised for the result alone: what a rank counts stays its own, and goes on.
     result["own"] = {name: int(metric.chains) for name, metric in metrics.items()}
+    result["contact"] = run_contact_collection(lambda x: x[rank::world])
     torch.save(result, f"{folder}/rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -221,6 +244,10 @@ def test_two_processes_give_what_one_gives_for_every_metric(tmp_path) -> None:
         for rank in ranks:
             torch.testing.assert_close(rank["mean"][name], metric.compute(), equal_nan=True, msg=name)
         assert ranks[0]["own"][name] + ranks[1]["own"][name] == metric.chains, name
+    contact = run_contact_collection(lambda x: x)
+    assert contact["class_accuracy"] == 0.5
+    for rank in ranks:
+        torch.testing.assert_close(rank["contact"], contact, equal_nan=True)
     # The halves differ, so that the equality above says something.
     halves = run_metrics(lambda x: x[:2])
     differing = [
