@@ -186,9 +186,10 @@ class Saver:
         if self._under_way is None:
             return
         job, settled = self._under_way
+        # Only the writing process has a thread: the others cannot tell whether it has ended.
+        if not wait and (trainer.world_size > 1 or (job.thread is not None and job.thread.is_alive())):
+            return
         if job.thread is not None:
-            if not wait and (trainer.world_size > 1 or job.thread.is_alive()):
-                return
             begun = perf_counter()
             job.thread.join()
             job.stall += perf_counter() - begun
