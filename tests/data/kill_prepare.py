@@ -23,7 +23,7 @@ def start(source: Path, out: Path) -> subprocess.Popen[bytes]:
     code = (
         "import sys\n"
         "from minifold_pl.data.prepare import PrepareSettings, prepare\n"
-        "prepare(sys.argv[1], sys.argv[2], PrepareSettings(processes=2, split_by='cluster'))\n"
+        "prepare(sys.argv[1], sys.argv[2], PrepareSettings(processes=2))\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, str(source), str(out)],

@@ -4,7 +4,8 @@ import gemmi
 import numpy as np
 import pytest
 
-from minifold_pl.data.structure_file import StructureFileError, read_models, read_structure
+from minifold_pl.data.structure_file import StructureFileError, parse_structure, read_models, read_structure
+from minifold_pl.export.observed import ObservedChain, observed_mmcif_text
 
 # The outcome for every file of the raw cases, as their README tells it: sequences are those of SEQRES or
 # _entity_poly_seq between the first and the last residue with atoms (read off the files, with MSE as M), or of the
@@ -232,3 +233,13 @@ def test_both_formats_of_an_entry_give_the_same(real_data):
         (a,), (b,) = (read_structure(real_data / "raw_cases" / n).chains for n in (pdb, cif))
         assert (a.name, a.sequence, a.residue_ids, a.breaks) == (b.name, b.sequence, b.residue_ids, b.breaks)
         np.testing.assert_array_equal(a.coords, b.coords)
+
+
+def test_names_longer_than_seven_letters_are_no_obstacle(make_record):
+    record = make_record("long", 20)
+    coords = record.coords.copy()
+    coords[7:9] = np.nan
+    chain = ObservedChain(name="long", sequence=record.sequence, coords=coords, chain="chain-number-one")
+    (found,) = parse_structure(observed_mmcif_text(chain).encode(), "long").chains
+    assert (found.name, found.sequence) == ("chain-number-one", record.sequence)
+    assert found.residue_ids == tuple(map(str, range(1, 21)))

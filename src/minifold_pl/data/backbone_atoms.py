@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import gemmi
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
 from minifold_pl.constants import BACKBONE_ATOMS, C_ATOM, CA_ATOM, N_ATOM, ONE_TO_THREE
 from minifold_pl.data.residue_names import AMINO, OTHER, UNHEARD, UNKNOWN_LETTER, letters_and_kinds
@@ -27,6 +27,7 @@ _POLYMER: Final = int(gemmi.EntityType.Polymer.value)
 _UNSAID: Final = int(gemmi.EntityType.Unknown.value)
 _HETATM: Final = ord("H")
 _NO_CODE: Final = ord(" ")
+_LONGEST_NAME: Final = 8
 NO_NUMBER: Final = -(2**31)
 """In place of a residue number where there is none."""
 
@@ -40,7 +41,7 @@ class Residues:
     """float32; NaN where there is no such atom."""
     numbers: Int[np.ndarray, " l"]
     """The author's; :data:`NO_NUMBER` where there is none."""
-    insertions: Int[np.ndarray, " l"]
+    insertions: UInt8[np.ndarray, " l"]
     """Insertion codes as bytes, 0 where there is none."""
     subchains: Shaped[np.ndarray, " l"]
     """Names of the polymers that they belong to."""
@@ -68,7 +69,7 @@ class Residues:
         edges = [0, *(np.flatnonzero(new) + 1).tolist(), len(self)] if new.any() else [0, len(self)]
         for start, stop in pairwise(edges):
             part = self if stop - start == len(self) else self._part(start, stop)
-            yield part.subchains[0].decode("latin-1"), part
+            yield part.subchains[0].decode("utf-8", "replace"), part
 
     def _part(self, start: int, stop: int) -> Residues:
         return Residues(
@@ -84,9 +85,10 @@ class Residues:
 
 def protein_residues(structure: gemmi.Structure, atoms: slice) -> Residues:
     """The protein residues among ``atoms`` of a structure (all its models' atoms in a row), in the file's order."""
-    flat: Any = gemmi.FlatStructure(structure)  # its columns are typed as object
-    flat.strings_as_numbers = False
+    flat, subchains = _flattened(structure)
     found = _BackboneAtoms(flat, atoms)
+    if subchains:
+        found.subchain = np.array([subchains[name] for name in found.subchain.tolist()], dtype=bytes)
     first = found.firsts()
     starts = first.nonzero()[0]
     of_atom = first.cumsum() - 1
@@ -123,6 +125,33 @@ def protein_residues(structure: gemmi.Structure, atoms: slice) -> Residues:
     return Residues(letters, *(column[kept] for column in columns))
 
 
+def _flattened(structure: gemmi.Structure) -> tuple[Any, dict[bytes, bytes]]:
+    """The structure as columns; and names of its subchains, where they had to be replaced by shorter ones.
+
+    Columns hold names of up to seven bytes.
+    """
+    try:
+        flat: Any = gemmi.FlatStructure(structure)  # its columns are typed as object
+        subchains: dict[str, str] = {}
+    except RuntimeError:
+        structure = structure.clone()
+        subchains = {}
+        for model in structure:
+            for place, chain in enumerate(model):
+                chain.name = str(place)
+                for residue in chain:
+                    residue.subchain = subchains.setdefault(residue.subchain, str(len(subchains)))
+                    residue.entity_id = ""
+                    if len(residue.name.encode()) >= _LONGEST_NAME:
+                        residue.name = "?"
+                    for atom in residue:
+                        if len(atom.name.encode()) >= _LONGEST_NAME:
+                            atom.name = "?"
+        flat = gemmi.FlatStructure(structure)
+    flat.strings_as_numbers = False
+    return flat, {short.encode(): name.encode() for name, short in subchains.items()}
+
+
 class _BackboneAtoms:
     """N, Cα, C and O, ``a`` in all, of residues of any kind that may stand in a polymer, as columns."""
 
@@ -136,7 +165,7 @@ class _BackboneAtoms:
         """Place among all atoms of the file."""
         self.position: Float[np.ndarray, "a 3"] = flat.pos[self.index]
         self.number: Int[np.ndarray, " a"] = flat.resnums[self.index]
-        self.code: Int[np.ndarray, " a"] = flat.icodes[self.index]
+        self.code: UInt8[np.ndarray, " a"] = flat.icodes[self.index].view(np.uint8)
         self.residue: Shaped[np.ndarray, " a"] = flat.residue_names[self.index].astype("S8", copy=False)
         self.subchain: Shaped[np.ndarray, " a"] = flat.subchains[self.index]
         self.chain: Shaped[np.ndarray, " a"] = flat.chain_ids[self.index]

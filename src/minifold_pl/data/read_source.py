@@ -51,10 +51,23 @@ def read_file(
     digest = hashlib.sha256(content).hexdigest()
     if digest == known_sha256:
         return SAME
+    entries = read_content_of(content, structure_name(path), min_length, min_complete, domains, cut)
+    return Outcome(entries, digest).encoded()
+
+
+def read_content_of(
+    content: bytes,
+    name: str,
+    min_length: int,
+    min_complete: float,
+    domains: Sequence[Domain] = (),
+    cut: bool = False,
+) -> tuple[Entry, ...]:
+    """What is in the bytes of a structure file of this name; see :func:`read_file`."""
     try:
-        found = parse_structure(content, structure_name(path))
+        found = parse_structure(content, name)
     except StructureFileError as error:
-        return Outcome((_refused(error),), digest).encoded()
+        return (_refused(error),)
     entries = [
         Entry((Problem("dropped", reason, "", chain_name(found.name, chain)),))
         for chain, reason in found.dropped
@@ -67,7 +80,7 @@ def read_file(
     for chain in found.chains:
         entry = _chain(chain, found.name, min_length, min_complete)
         entries += labelled(entry, table, cut, min_length) if cut or len(table) else [entry]
-    return Outcome(tuple(entries), digest).encoded()
+    return tuple(entries)
 
 
 def read_block(text: bytes, first_line: int, min_length: int) -> bytes:
