@@ -50,6 +50,14 @@ def test_a_row_that_grows_is_written_over_in_place_and_an_earlier_one_by_a_new_f
     assert table.path.stat().st_ino != same_file
 
 
+def test_nothing_is_left_of_a_last_row_that_becomes_shorter(tmp_path: Path) -> None:
+    table = CsvTable(tmp_path / "t.csv")
+    for value in ("123456", "1"):
+        table.add(0, {"a": value})
+        table.flush()
+    assert table.path.read_text() == "step,a\n0,1\n"
+
+
 @pytest.mark.parametrize("kept", range(1, 28))
 def test_a_file_cut_at_any_byte_is_repaired(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "t.csv"

@@ -356,6 +356,14 @@ def test_a_lease_that_somebody_removed_is_lost(folder: RunFolder) -> None:
             held.check()
 
 
+def test_a_successor_is_noticed_before_it_has_cleared_up(folder: RunFolder) -> None:
+    with acquire(folder, interval=1000.0) as held:
+        next_one = replace(held.owner, number=2, token="another", pid=1)
+        (folder.lease / "owner-00000002").write_text(next_one.to_json() + "\n")
+        with pytest.raises(LeaseLost, match="taken over by process 1 on"):
+            held.check()
+
+
 def test_a_disk_that_does_not_answer_is_no_loss(folder: RunFolder, monkeypatch) -> None:
     with acquire(folder, interval=1000.0) as held:
 
@@ -376,7 +384,8 @@ def test_a_disk_that_does_not_answer_is_no_loss(folder: RunFolder, monkeypatch) 
 
 def test_a_look_that_hangs_does_not_count_as_silence(folder: RunFolder, spawn: Spawn, monkeypatch) -> None:
     """Also: the one who waits was stopped himself."""
-    assert _line(spawn(HOLD, host="elsewhere")) == "held 1"
+    rarely = HOLD.replace("interval=0.1, timeout=1.0", "interval=0.7, timeout=3.0")
+    assert _line(spawn(rarely, host="elsewhere")) == "held 1"
     now = [0.0]
 
     def jumping() -> float:
