@@ -293,6 +293,20 @@ def test_under_fp16_a_gradient_that_overflows_lowers_the_scale_and_is_no_fault(
     assert all(p.isfinite().all() for p in line.parameters())
 
 
+def test_under_fp16_too_training_is_as_if_the_bad_batches_were_not_there(make_trainer) -> None:
+    def train(batches: list[Points]) -> Line:
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1000)
+        line = Line(batches)
+        plugins = [MixedPrecision(precision="16-mixed", device="cpu", scaler=scaler)]
+        fit(make_trainer, line, NonFiniteGuard(), plugins=plugins)
+        return line
+
+    batches, bad = make_batches(nan=[2, 3, 7]), {2, 3, 7}
+    with_bad, without = train(batches), train([b for i, b in enumerate(batches) if i not in bad])
+    for name, value in weights(without).items():
+        assert torch.equal(weights(with_bad)[name], value), name
+
+
 def test_limits_of_norms_meet_gradients_without_fp16s_scale(make_trainer) -> None:
     """Lightning leaves unscaling to fused optimizers: their gradients would be 1,024 times too large here."""
 
