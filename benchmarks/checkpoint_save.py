@@ -34,7 +34,7 @@ from minifold_pl.cli.lightning_cli import instantiate_model, quiet_libraries
 from minifold_pl.modules.base import MinifoldModule
 
 WAYS = ("none", "foreground", "background")
-STEPS_A_SAVE = 8
+STEPS_A_SAVE = 12
 """In the stand-in training: enough for a background write to end before the next."""
 INTERVAL = 100
 """Steps between saves that the overhead is told for."""
@@ -91,7 +91,8 @@ class Clock(pl.Callback):
 
 def train(model: MinifoldModule, way: str, saves: int, out: Path) -> tuple[float, list[dict[str, float]]]:
     """Seconds of the stand-in training, and the costs of each of its saves."""
-    steps = saves * STEPS_A_SAVE + 2
+    # The last save has as long as the others before the end of training waits for it.
+    steps = saves * STEPS_A_SAVE + STEPS_A_SAVE - 1
     clock, costs = Clock(), Costs()
     callbacks: list[pl.Callback] = [EMA(), clock]
     if way != "none":

@@ -55,6 +55,13 @@ def test_the_newest_by_step_wins_whatever_the_clock_says(tmp_path: Path, checkpo
     assert latest_valid(tmp_path) == tmp_path / "step=100.ckpt"
 
 
+def test_one_made_with_gradients_pending_is_the_last_choice(tmp_path: Path, checkpoint_of: Make) -> None:
+    save({**checkpoint_of(9), "resumable": False}, tmp_path / "best.ckpt")
+    assert find_newest(tmp_path).step == 9
+    save(checkpoint_of(5), tmp_path / "resume.ckpt")
+    assert find_newest(tmp_path).path == tmp_path / "resume.ckpt"
+
+
 def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
     assert latest_valid(tmp_path) is None
     assert latest_valid(tmp_path / "absent") is None

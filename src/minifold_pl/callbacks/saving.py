@@ -16,6 +16,7 @@ import lightning.pytorch as pl
 from minifold_pl.callbacks.nonfinite_guard import go_back_or_halt
 from minifold_pl.checkpoint.finite import non_finite_tensors
 from minifold_pl.checkpoint.io import refuse_foreign_state
+from minifold_pl.checkpoint.newest import RESUMABLE
 from minifold_pl.checkpoint.snapshot import Snapshots
 from minifold_pl.run import stop
 from minifold_pl.run.events import append_event
@@ -156,6 +157,8 @@ class Saver:
         if job.saved:
             state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             _refuse_non_finite(trainer, job, state)
+            if trainer.fit_loop.epoch_loop._should_accumulate():
+                state[RESUMABLE] = False
             job.checkpoint, job.taken = state if trainer.is_global_zero else {}, True
         if job.saved and self.background and not wait:
             self._start(trainer, job, settled)

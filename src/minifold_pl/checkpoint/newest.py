@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from minifold_pl.checkpoint.atomic import remove_stale_temporaries, sync_folder
 from minifold_pl.checkpoint.contents import CheckpointError, load_unverified, verify
@@ -16,6 +17,8 @@ DAMAGED: Final = "damaged"
 """What is put behind the name of a damaged checkpoint."""
 SUPERSEDED: Final = "superseded"
 """What is put behind the name of a checkpoint of a future that the run has left."""
+RESUMABLE: Final = "resumable"
+"""False in a checkpoint that was made with gradients pending, which it does not hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,8 @@ class Found:
 def find_newest(folder: str | os.PathLike[str], *, set_aside: bool = False) -> Found:
     """The newest checkpoint of a folder, by step, that is whole.
 
-    Never by modification time: clocks jump. Of equal steps the last by name is taken.
+    Never by modification time: clocks jump. Of equal steps the last by name is taken. One that was made amid a
+    window of accumulated gradients is taken only where there is no other.
 
     Args:
         folder: Searched for ``*.ckpt``, subfolders not.
@@ -53,6 +57,7 @@ def find_newest(folder: str | os.PathLike[str], *, set_aside: bool = False) -> F
             the folder's one writer.
     """
     best: tuple[int, Path] | None = None
+    second_choice: tuple[int, Path] | None = None
     damaged: list[Damaged] = []
     candidates = [(claimed_step(path), path) for path in Path(folder).glob("*.ckpt") if path.is_file()]
     for claimed, path in sorted(candidates, reverse=True):
@@ -61,12 +66,15 @@ def find_newest(folder: str | os.PathLike[str], *, set_aside: bool = False) -> F
             continue
         try:
             # A save cut off between manifest and rename leaves the older content under the newer claim.
-            step = _step_of_whole(path)
+            step, resumable = _examine(path)
         except CheckpointError as error:
             damaged.append(Damaged(path=path, reason=" ".join(str(error).split()), step=claimed))
             continue
-        if best is None or step > best[0]:
+        if not resumable:
+            second_choice = second_choice or (step, path)
+        elif best is None or step > best[0]:
             best = (step, path)
+    best = best or second_choice
     if best is None:
         return Found(path=None, step=-1, damaged=tuple(damaged))
     if set_aside:
@@ -128,28 +136,29 @@ def claimed_step(path: Path) -> int:
         manifest = read_manifest(path)
         if manifest is not None:
             return manifest.content.step
-        return _step_inside(path)
+        return _step_in(load_unverified(path, mmap=True))
     except (ValueError, OSError):
         return -1
 
 
-def _step_of_whole(path: Path) -> int:
-    """The step of a checkpoint that is whole.
+def _examine(path: Path) -> tuple[int, bool]:
+    """The step of a whole checkpoint, and whether training can go on from it as if nothing had happened.
 
     Raises:
-        CheckpointError: It is not, or its manifest tells of another step.
+        CheckpointError: It is damaged, or its manifest tells of another step.
     """
     listed = verify(path).step
-    inside = _step_inside(path)
+    content = load_unverified(path, mmap=True)
+    inside = _step_in(content)
     if listed is not None and listed != inside:
         raise CheckpointError(
             f"damaged checkpoint {path}: its manifest says step {listed}, it holds step {inside}"
         )
-    return inside
+    return inside, content.get(RESUMABLE, True) is not False
 
 
-def _step_inside(path: Path) -> int:
-    step = load_unverified(path, mmap=True).get("global_step", -1)
+def _step_in(content: Mapping[str, Any]) -> int:
+    step = content.get("global_step", -1)
     return step if isinstance(step, int) else -1
 
 
