@@ -99,6 +99,30 @@ def test_stats_are_shown_as_a_table_and_as_json(run, source, tmp_path, capsys):
     assert stats["split_sizes"] == {"train": 1, "test": 1}
     with pytest.raises(UserError, match="is no store"):
         run("stats", tmp_path)
+    assert (
+        run(
+            "stats",
+            tmp_path / "store",
+            "--check",
+            "--leakage",
+            "no",
+            "--max-length",
+            "4",
+            "--max-length",
+            "5",
+        )
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert "similar sequences were not looked for" in out
+    assert "at 4 residues: 2 chains (100.0%)" in out
+    assert "at 5 residues" in out
+    with pytest.raises(UserError, match="max_length is 0"):
+        run("stats", tmp_path / "store", "--max-length", "0")
+    path = tmp_path / "store" / "chains-00000.bin"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match=r"chains-00000\.bin has changed"):
+        run("stats", tmp_path / "store", "--check")
 
 
 def test_synth_makes_the_synthetic_set_with_the_settings_given(run, tmp_path, capsys):

@@ -1,6 +1,10 @@
+import json
+
 import numpy as np
 import pytest
 
+from minifold_pl.data.crops import crop_losses
+from minifold_pl.data.leakage import similar_pairs
 from minifold_pl.data.prepare import prepare
 from minifold_pl.data.stats import stats_table, store_stats
 from minifold_pl.data.store import ChainStore
@@ -17,16 +21,19 @@ def store(make_record, make_store):
         make_record("b", 12, sequence="ACDEFGHIKXXX", cath=("3.40.1", "3.30.1"), breaks=(3,)),
         make_record("c", 12, sequence="ACDEFGHIKXXX", cluster="p", split="test", cath=("2.40.1",)),
         make_record("d", 12, coords=ca_only, cluster="q", split="validation"),
+        make_record("e", 10, coords=np.full((10, 4, 3), np.nan, dtype=np.float32), split="validation"),
     )
 
 
 def test_everything_is_counted(store):
     stats = store_stats(store)
-    assert (stats.chains, stats.residues) == (4, 56)
-    assert stats.split_sizes == {"train": 2, "validation": 1, "test": 1}
+    assert (stats.chains, stats.residues) == (5, 66)
+    assert stats.split_sizes == {"train": 2, "validation": 2, "test": 1}
     assert stats.length_quantiles["100%"] == 20
-    assert sum(stats.length_histogram.values()) == 4
-    assert stats.missing_ca_share == 1 / 56
+    assert sum(stats.length_histogram.values()) == 5
+    assert stats.missing_ca_share == 1 / 56  # of the chains with coordinates
+    assert stats.missing_atoms == dict.fromkeys(("N", "CA", "C", "O"), 1 / 44)  # of those with more than Cα
+    assert stats.sequence_only_chains == 1
     assert (stats.breaks, stats.chains_with_breaks) == (3, 2)  # two around the missing Cα, one given
     assert stats.unknown_letters == 6
     assert stats.ca_only_chains == 1
@@ -53,7 +60,22 @@ def test_leakage_by_cluster_is_unknown_where_no_cluster_is(make_record, make_sto
 
 
 def test_the_table_fits_eighty_columns(store):
-    assert max(map(len, stats_table(store_stats(store)).splitlines())) <= 110
+    stats = store_stats(
+        store,
+        similar=similar_pairs(store, search="kmer"),
+        crops=[crop_losses(store, 8), crop_losses(store, 50)],
+    )
+    assert max(map(len, stats_table(stats).splitlines())) <= 110
+
+
+def test_what_was_looked_for_is_shown_and_what_was_not_is_said(store):
+    assert "similar sequences were not looked for; --leakage yes does it" in stats_table(store_stats(store))
+    stats = store_stats(store, similar=similar_pairs(store, search="kmer"), crops=[crop_losses(store, 10)])
+    table = stats_table(stats)
+    assert "pairs across splits of 40% identity or more: train–test 1" in table
+    assert "100%  b (train) – c (test)" in table
+    assert "at 10 residues: 4 chains (100.0%) are cropped, 28.6% of all residues left out" in table
+    assert json.loads(json.dumps(stats.as_dict()))["crops"][0]["max_length"] == 10
 
 
 def test_real_chains_have_the_counts_of_their_readme(real_data, tmp_path):

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from minifold_pl.data.crops import crop_losses
+
+
+def _coords(length, pairs):
+    """Residues far apart from each other, but for ``pairs``, which touch."""
+    coords = np.zeros((length, 4, 3), dtype=np.float32)
+    coords[:, :, 0] = 100.0 * np.arange(length)[:, None]
+    for i, j in pairs:
+        coords[j] = coords[i] + 1.0
+    return coords
+
+
+def test_contacts_in_crops_are_those_of_every_place_it_may_begin(make_record, make_store):
+    length, crop = 60, 40
+    pairs = [(0, 59), (3, 20), (10, 45), (25, 40)]
+    store = make_store(make_record("a", length, coords=_coords(length, pairs)))
+    found = crop_losses(store, crop)
+    starts = range(length - crop + 1)
+    inside = {(i, j): np.mean([s <= i and j < s + crop for s in starts]) for i, j in pairs}
+    assert found.contacts_lost_share == pytest.approx(1 - np.mean(list(inside.values())))
+    assert found.long_contacts_lost_share == pytest.approx(1 - (inside[0, 59] + inside[10, 45]) / 2)
+    assert found.contacts_out_of_reach_share == 1 / 4
+    assert (found.cropped_chains, found.cropped_share, found.chains_looked_at) == (1, 1.0, 1)
+    assert found.residues_outside_share == pytest.approx(20 / 60)
+
+
+def test_near_contacts_and_missing_atoms_do_not_count(make_record, make_store):
+    coords = _coords(60, [(0, 11), (5, 30)])
+    coords[30] = np.nan
+    found = crop_losses(make_store(make_record("a", 60, coords=coords)), 40)
+    assert found.contacts_lost_share is None
+
+
+def test_chains_that_fit_lose_nothing_and_sequences_are_not_counted(make_record, make_store):
+    nothing = np.full((99, 4, 3), np.nan, dtype=np.float32)
+    store = make_store(make_record("a", 40), make_record("b", 99, coords=nothing))
+    found = crop_losses(store, 40)
+    assert (found.cropped_chains, found.cropped_share, found.residues_outside_share) == (0, 0.0, 0.0)
+    assert (found.contacts_lost_share, found.chains_looked_at) == (None, 0)
+    with pytest.raises(ValueError, match="max_length is 0"):
+        crop_losses(store, 0)
