@@ -96,6 +96,14 @@ def test_steps_below_the_halt_limit_count_in_total_and_not_in_a_row(tmp_path) ->
         steps.take(0.0)
 
 
+def test_the_beginning_is_not_looked_at(tmp_path) -> None:
+    steps = Steps(tmp_path, patience=2, halt_total=2, after_step=3)
+    for _ in range(4):
+        assert torch.equal(steps.take(0.0), torch.zeros(2, 2))
+    with pytest.raises(RunHalted):
+        steps.take(0.0)
+
+
 def test_a_dropped_step_counts_neither_way(tmp_path) -> None:
     steps = Steps(tmp_path, patience=3)
     steps.take(0.005)
