@@ -2,6 +2,7 @@ import argparse
 import json
 import os
 
+import gemmi
 import pytest
 
 from minifold_pl.cli import data
@@ -150,3 +151,38 @@ def test_stores_are_merged_and_mistakes_told(run, source, tmp_path, capsys):
     with pytest.raises(UserError, match="does not exist"):
         run("merge", tmp_path / "absent", "--out", tmp_path / "again")
     assert not (tmp_path / "again").exists()
+
+
+def test_a_chain_is_shown_as_text_json_structure_and_picture(run, source, tmp_path, capsys):
+    run("prepare", source, "--out", tmp_path / "store")
+    capsys.readouterr()
+    assert run("show", tmp_path / "store", "b") == 0
+    text = capsys.readouterr().out
+    assert "b  (6 residues; chain 1 of the store)" in text
+    assert "     1 ACDEFG" in text
+    assert run("show", tmp_path / "store", "#1") == 0
+    assert capsys.readouterr().out == text
+    assert run("show", tmp_path / "store", "b", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["observed"] == {"N": 0, "CA": 6, "C": 0, "O": 0}
+    for kind in ("pdb", "cif"):
+        assert run("show", tmp_path / "store", "b", f"--{kind}", tmp_path / f"b.{kind}") == 0
+        structure = gemmi.read_structure(str(tmp_path / f"b.{kind}"))
+        assert [
+            atom.pos.x for chain in structure[0] for residue in chain for atom in residue
+        ] == pytest.approx([3.8 * i for i in range(6)], abs=1e-3)
+    pytest.importorskip("matplotlib")
+    assert run("show", tmp_path / "store", "b", "--png", tmp_path / "b.png") == 0
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_shown_is_told(run, source, tmp_path, monkeypatch):
+    run("prepare", source, "--out", tmp_path / "store")
+    for name, told in (("c", "no chain named 'c'"), ("#2", "the store has 2 chains, #0…#1")):
+        with pytest.raises(UserError, match=told):
+            run("show", tmp_path / "store", name)
+    with pytest.raises(UserError, match="ends in one of") as caught:
+        run("show", tmp_path / "store", "b", "--png", tmp_path / "b.gif")
+    assert caught.value.exit_code == 2
+    monkeypatch.setattr("minifold_pl.cli.data_show.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"--png needs matplotlib: pip install 'minifold-pl\[plots\]'"):
+        run("show", tmp_path / "store", "b", "--png", tmp_path / "b.png")

@@ -1,0 +1,1 @@
+"""Figures; need matplotlib (``pip install 'minifold-pl[plots]'``)."""
