@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from minifold_pl.callbacks.checkpoints import ResumeCheckpoint
+from minifold_pl.callbacks.exact_resume import ExactResume
 from minifold_pl.callbacks.patience import Patience
 from minifold_pl.callbacks.run_events import RunEvents
 from minifold_pl.run.events import read_events
@@ -111,3 +113,19 @@ def test_a_marker_that_cannot_be_written_does_not_end_the_run(
     assert [(e["event"], e.get("state")) for e in read_events(folder.events)] == [
         ("marker_not_written", "running"), ("started", None), ("done", None), ("marker_not_written", "done"),
     ]  # fmt: skip
+
+
+def test_a_run_that_was_killed_after_its_last_save_is_done_at_its_next_start(
+    tiny, make_trainer, tmp_path
+) -> None:
+    """There is nothing left to train, and Lightning calls neither the start nor the end of training."""
+    make_trainer(ExactResume(), ResumeCheckpoint()).fit(tiny)
+    folder = RunFolder(tmp_path)
+    newest = max((tmp_path / "checkpoints").glob("resume-*.ckpt"))
+    make_trainer(ExactResume(), RunEvents(folder, newest.name)).fit(
+        type(tiny)(), ckpt_path=str(newest), weights_only=True
+    )
+    marker = read_marker(folder.marker)
+    assert marker is not None
+    assert (marker.state, marker.reason, marker.step) == (RunState.DONE, "finished", 15)
+    assert [e["event"] for e in read_events(folder.events) if e["event"] == "done"] == ["done"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
@@ -12,8 +14,9 @@ from minifold_pl.callbacks.ddim_evaluator import awaited
 class Patience(EarlyStopping):
     """Early stopping that knows the words of the training table: ``NEW BEST`` and ``pat n``.
 
-    Its count survives a resume. Logs ``patience/wait``. A score of the DDIM evaluator counts in the validations that
-    measured it.
+    Its count survives a resume, and a run that was killed when it had decided to stop does not train on; ``patience``
+    itself is the config's, which may be raised. Logs ``patience/wait``. A score of the DDIM evaluator counts in the
+    validations that measured it.
 
     .. code-block:: yaml
 
@@ -46,6 +49,26 @@ class Patience(EarlyStopping):
         if not self._judged or not torch.isfinite(self.best_score):
             return ""
         return "NEW BEST" if self.wait_count == 0 else f"pat {self.wait_count}"
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting towards the configured number."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop where the run had stopped; its last checkpoint is older than the word that it is done."""
+        if self.spent and trainer.fit_loop.epoch_loop.batch_progress.current.ready == 0:
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop at the end of the epoch that a resumed run had only to finish."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if self.spent:
+            trainer.should_stop = True
+
+    @property
+    def spent(self) -> bool:
+        """Whether training ends for lack of improvement."""
+        return self.wait_count >= self.patience
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count, then log the count."""

@@ -25,6 +25,8 @@ class RunEvents(pl.Callback):
     def __init__(self, folder: RunFolder, resumed_from: str | None) -> None:
         self.folder = folder
         self.resumed_from = resumed_from
+        self._over = False
+        """The end of this start is noted."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the start or the resume."""
@@ -39,21 +41,31 @@ class RunEvents(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the end and why."""
-        if not trainer.is_global_zero or trainer.interrupted:
+        if self._over or not trainer.is_global_zero or trainer.interrupted:
             return
+        self._over = True
         reason = "finished"
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning's connector
-            if isinstance(callback, Patience) and callback.stopped_epoch:
+            if isinstance(callback, Patience) and callback.spent:
                 reason = f"no improvement of {callback.monitor} in {callback.patience} validations"
         append_event(
             self.folder.events, "done", reason=reason, epoch=trainer.current_epoch, step=trainer.global_step
         )
         self._mark(trainer, RunState.DONE, reason)
 
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Note the end of a run that was killed between its last save and the word that it is done.
+
+        Its next start finds nothing to train, and Lightning passes over the start and the end of training.
+        """
+        if stage == "fit":
+            self.on_train_end(trainer, pl_module)
+
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Note how it ended; only :class:`RunHalted` is for good, everything else leaves the run to be resumed."""
+        self._over = True
         lost = worker_loss(exception)
         if lost is not None:
             kill_workers()
