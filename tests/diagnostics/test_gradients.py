@@ -31,8 +31,9 @@ def plain_cosines(module, chains, times, seed) -> dict:
 @pytest.mark.parametrize("kind", ["diffusion", "contact"])
 def test_cosines_and_norms_are_those_of_a_plain_loop(kind, request, chains) -> None:
     module = request.getfixturevalue(kind)
-    chains = ChainDataset(chains.store, "train", limit=2)
-    report = gradient_report(module, chains, TIMES, seed=1, batch_size=1)
+    chains = ChainDataset(chains.store, "train", limit=3)
+    # Batches of two and one: each chain counts the same.
+    report = gradient_report(module, chains, TIMES, seed=1, batch_size=2)
     sums = plain_cosines(module, chains, TIMES, 1)
     for (first, second), by_module in report.cosines.items():
         for name, found in by_module.items():
@@ -43,7 +44,7 @@ def test_cosines_and_norms_are_those_of_a_plain_loop(kind, request, chains) -> N
             ]  # fmt: skip
             a, b = (torch.cat([sums[term][p].flatten() for p in inside]).double() for term in (first, second))
             assert found.cosine == pytest.approx(float(a @ b / (a.norm() * b.norm())), abs=1e-4)
-            assert 1 <= found.by_batch.n <= len(chains)  # a chain without clashes says nothing of them
+            assert 1 <= found.by_batch.n <= 2  # a chain without clashes says nothing of them
     for term, by_module in report.norms.items():
         for name, norm in by_module.items():
             parts = [g.flatten() for p, g in sums[term].items() if p.startswith(f"{name}.")]

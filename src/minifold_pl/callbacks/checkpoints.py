@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from minifold_pl.callbacks.ddim_evaluator import awaited
 from minifold_pl.callbacks.rollback import RolledBack
 from minifold_pl.callbacks.saving import Job, SaveKeepsFailing, Saver, agreed, note, saver_of
 from minifold_pl.checkpoint.newest import find_newest, set_aside_later, sweep
@@ -269,7 +270,7 @@ class BestCheckpoint(Checkpoint):
         if self.monitor in now:
             return float(now[self.monitor])
         known = trainer.callback_metrics
-        if self.monitor in known or self.monitor.startswith("ddim/"):
+        if self.monitor in known or self.monitor.startswith("ddim/") or awaited(trainer, self.monitor):
             return None
         raise MisconfigurationException(
             f"best.monitor is {self.monitor!r}, which was not logged; there are {', '.join(sorted(known))}"

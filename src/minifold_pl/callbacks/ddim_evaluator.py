@@ -119,9 +119,15 @@ class DDIMEvaluator(pl.Callback):
         """Forget records of steps that will be taken again.
 
         Raises:
-            ValueError: the module does not sample structures, or the data cannot say which chains it validates on.
+            ValueError: the module does not sample structures, the data cannot say which chains it validates on, or
+                ``best`` or ``patience`` monitor a score that nothing measures.
         """
         if not self.every_n_epochs:
+            for monitor in _monitored(trainer):
+                if monitor.startswith("ddim/"):
+                    raise ValueError(
+                        f"{monitor} is monitored, but nothing measures it: set ddim.every_n_epochs"
+                    )
             return
         if not isinstance(pl_module, DiffusionModule):
             raise ValueError(
@@ -212,7 +218,12 @@ class DDIMEvaluator(pl.Callback):
             self._write(trainer, module, chains, saved)
             _replace(self._records(trainer), record)
             print(f"  {summary_line(len(chosen), self._rows)}", flush=True)
-        return named_values(self._rows)
+        values = named_values(self._rows)
+        for monitor in _monitored(trainer):
+            if monitor.startswith(_LOGGED) and monitor not in values:
+                known = ", ".join(sorted(name for name in values if not name.startswith("baseline/")))
+                raise ValueError(f"{monitor} is monitored, but not among what was measured: {known}")
+        return values
 
     def _scores(
         self, trainer: pl.Trainer, module: DiffusionModule, chains: ChainDataset, share: list[int]
@@ -287,6 +298,11 @@ def awaited(trainer: pl.Trainer, name: str) -> bool:
     callbacks = getattr(trainer, "callbacks", ())
     givers = [c for c in callbacks if isinstance(c, DDIMEvaluator) and c.gives(name)]
     return bool(givers) and not any(c.measured_at(trainer.global_step) for c in givers)
+
+
+def _monitored(trainer: pl.Trainer) -> set[str]:
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's connector
+    return {m for m in (getattr(callback, "monitor", None) for callback in callbacks) if isinstance(m, str)}
 
 
 def intervals(scores: Mapping[str, Tensor]) -> dict[str, Interval]:

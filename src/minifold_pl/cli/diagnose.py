@@ -310,6 +310,7 @@ def _chains(args: argparse.Namespace, module: Any, content: dict[str, Any]) -> C
         chains = ChainDataset(
             store, args.split, max_length=min(limits) if limits else None, long_chains="drop", seed=args.seed,
             limit=args.chains, architectures=tuple(module.architecture_labels) or None,
+            needs=module.needs,
         )  # fmt: skip
     content["data"] = {
         "path": str(path),
