@@ -45,11 +45,18 @@ def test_losses_have_no_side_effects(module, batch) -> None:
 def test_a_term_is_logged_raw_and_weighted_also_where_its_weight_is_0(module) -> None:
     logged: dict[str, torch.Tensor] = {}
     module.log_dict = lambda values, **_: logged.update(values)
+    module._trainer = SimpleNamespace(training=False)
     terms = {"a": torch.tensor(2.0), "b": torch.tensor(5.0)}
     module.log_losses("val", torch.tensor(1.0), terms, {"a": 0.5, "b": 0.0}, batch_size=3)
     assert {k: v.item() for k, v in logged.items()} == {
         "val/total": 1.0, "val/a": 2.0, "val_weighted/a": 1.0, "val/b": 5.0, "val_weighted/b": 0.0,
     }  # fmt: skip
+    module._trainer = SimpleNamespace(training=True)
+    for scale, chains in ((1.0, 3), (3.0, 1)):
+        module.log_losses(
+            "loss", torch.tensor(scale), {"a": torch.tensor(2.0 * scale)}, {"a": 0.5}, batch_size=chains
+        )
+    assert module.epoch_means.means() == {"loss/total": 1.5, "loss/a": 3.0, "loss_weighted/a": 1.5}
 
 
 def test_an_epoch_of_accumulated_batches_has_as_many_steps_as_are_taken(module) -> None:

@@ -43,7 +43,7 @@ def test_a_missing_encoder_checkpoint_is_named(diffusion) -> None:
 
 def _set_up(module, path, ckpt_path=None):
     module.encoder_ckpt = path
-    module._trainer = SimpleNamespace(ckpt_path=ckpt_path, datamodule=None)
+    module._trainer = SimpleNamespace(ckpt_path=ckpt_path, datamodule=None, world_size=1)
     before = {k: v.clone() for k, v in module.encoder.state_dict().items()}
     module.setup("fit")
     return any(not torch.equal(v, before[k]) for k, v in module.encoder.state_dict().items())
