@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import zlib
 from pathlib import Path
 from typing import Final, Literal
@@ -50,13 +52,18 @@ def read_content(path: str | Path) -> bytes:
     Raises:
         StructureFileError: it cannot be read, is no regular file, or is too large.
     """
-    path = Path(path)
     try:
-        if not path.is_file():  # a pipe would be waited for
-            raise StructureFileError("is no regular file" if path.exists() else "does not exist")
-        if path.stat().st_size > MAX_BYTES:
-            raise StructureFileError(f"is larger than {MAX_BYTES >> 30} GiB")
-        return path.read_bytes()
+        # A pipe would be waited for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb", buffering=0) as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise StructureFileError("is no regular file")
+            if status.st_size > MAX_BYTES:
+                raise StructureFileError(f"is larger than {MAX_BYTES >> 30} GiB")
+            return file.readall()
+    except FileNotFoundError:
+        raise StructureFileError("does not exist") from None
     except OSError as error:
         raise StructureFileError("cannot be read", error.strerror or one_line(error)) from None
 
@@ -125,10 +132,8 @@ def format_of(text: bytes) -> Format:
     for opening, what in _OTHERS.items():
         if start.startswith(opening):
             raise StructureFileError(f"is {what}, neither PDB nor mmCIF")
-    if head.startswith((b"ATOM  ", b"HETATM")) or b"\nATOM  " in text or b"\nHETATM" in text:
-        return PDB
-    if _PDB_RECORD.search(head):
-        raise StructureFileError("holds no atoms")
+    if _PDB_RECORD.search(head) or b"\nATOM  " in text or b"\nHETATM" in text:
+        return PDB  # whether there are atoms in it is seen when it is parsed
     raise StructureFileError("is neither PDB nor mmCIF")
 
 

@@ -29,6 +29,7 @@ from jaxtyping import Float, Int, UInt8
 
 from minifold_pl.constants import CA_ATOM
 from minifold_pl.data.backbone_atoms import NO_NUMBER, Residues, protein_residues
+from minifold_pl.data.backbone_lines import mmcif_backbone_lines, pdb_backbone_lines
 from minifold_pl.data.records import peptide_bonds, split_residue_id
 from minifold_pl.data.residue_names import AMINO, NUCLEIC, UNKNOWN_LETTER, letter_and_kind, letter_of
 from minifold_pl.data.structure_content import (
@@ -237,8 +238,9 @@ class _Reader:
                 return places
             self._structure.assign_label_seq_id(force=True)  # gemmi's alignment
             self._labelled = True
-        places = placement(_labels(chain, run.index - first), full)
-        return places if places is not None and agrees(run.letters, full, places) else None
+        places = _consecutive(chain, run) or placement(_labels(chain, run.index - first), full)
+        fits = places is not None and places[-1] < len(full) and agrees(run.letters, full, places)
+        return places if fits else None
 
     def _with_gaps(self, chain: str, subchain: str, part: _Part, full: str, places: list[int]) -> _Part:
         """With a row of NaN for every residue of the full sequence that was not observed in between."""
@@ -325,16 +327,15 @@ def _joined(parts: list[_Part]) -> _Part:
 
 def _parsed(text: bytes, format: Format) -> tuple[gemmi.Structure, gemmi.cif.Block | None]:
     """The structure, the parts of a chain put together, and the block it came from where it is mmCIF."""
-    block = None
+    parse = _parsed_mmcif if format == MMCIF else _parsed_pdb
+    lines = (mmcif_backbone_lines if format == MMCIF else pdb_backbone_lines)(text)
     try:
-        if format == MMCIF:
-            block = _block_with_atoms(gemmi.cif.read_string(text))
-            structure = gemmi.make_structure_from_block(block)
-        else:
-            try:
-                structure = gemmi.read_pdb_string(text)
-            except (RuntimeError, ValueError):
-                structure = gemmi.read_pdb_string(text, max_line_length=_OLD_COLUMNS)
+        try:
+            structure, block = parse(text if lines is None else lines)
+        except (RuntimeError, ValueError):
+            if lines is None:
+                raise
+            structure, block = parse(text)  # which tells where the damage is
         structure.merge_chain_parts()
     except StructureFileError:
         raise
@@ -343,6 +344,18 @@ def _parsed(text: bytes, format: Format) -> tuple[gemmi.Structure, gemmi.cif.Blo
     if not len(structure):
         raise StructureFileError("holds no atoms")
     return structure, block
+
+
+def _parsed_mmcif(text: bytes) -> tuple[gemmi.Structure, gemmi.cif.Block | None]:
+    block = _block_with_atoms(gemmi.cif.read_string(text))
+    return gemmi.make_structure_from_block(block), block
+
+
+def _parsed_pdb(text: bytes) -> tuple[gemmi.Structure, gemmi.cif.Block | None]:
+    try:
+        return gemmi.read_pdb_string(text), None
+    except (RuntimeError, ValueError):
+        return gemmi.read_pdb_string(text, max_line_length=_OLD_COLUMNS), None
 
 
 def _block_with_atoms(document: gemmi.cif.Document) -> gemmi.cif.Block:
@@ -357,6 +370,17 @@ def _why_dropped(chain: gemmi.Chain) -> str:
     if NUCLEIC in kinds:
         return "nucleic acid"
     return "amino acids that are no chain" if AMINO in kinds else "no amino acid"
+
+
+def _consecutive(chain: gemmi.Chain, run: Residues) -> list[int] | None:
+    """``label_seq`` less one of residues that are the chain's first ones and follow one another; else None."""
+    if len(chain) < len(run):
+        return None
+    ends = (chain[0], chain[len(run) - 1])
+    if [end.seqid.num for end in ends] != [int(run.numbers[0]), int(run.numbers[-1])]:
+        return None
+    first, last = (end.label_seq for end in ends)
+    return list(range(first - 1, last)) if first and last and last - first == len(run) - 1 else None
 
 
 def _labels(chain: gemmi.Chain, index: Int[np.ndarray, " l"]) -> list[int | None]:

@@ -1,0 +1,228 @@
+"""How fast structure files and chain sets become stores, beside gemmi's own parsing.
+
+Run ``python -m benchmarks.ingest``; real files are found through ``MINIFOLD_TEST_DATA`` or in ``../shared/data``.
+
+Reading is measured side by side in one process: gemmi parses a file, then this package reads it, file by file, so
+that both see the same state of the machine; best of several rounds each. What is compared is the sum over all files.
+``prepare`` as a whole (checksums, journal, store) is compared with what as many processes of gemmi would need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import gemmi
+import numpy as np
+
+from minifold_pl.data.chain_set import read_chain_set
+from minifold_pl.data.records import ChainRecord
+from minifold_pl.data.store import ChainStore
+from minifold_pl.data.structure_file import read_structure
+from minifold_pl.export.observed import ObservedChain, observed_mmcif_text, observed_pdb_text
+
+ENTRIES = (
+    "1y3v.pdb",
+    "1ts9.pdb",
+    "5ejw.pdb",
+    "5ugo.pdb",
+    "103l.pdb.gz",
+    "2q2k.cif",
+    "4zey.cif",
+    "7w06.cif",
+    "103l.cif",
+)
+"""Whole entries of the PDB archive, one model each."""
+INGRAHAM_CHAINS = 18_024
+
+
+def real_data() -> Path:
+    """The folder of real chains."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("MINIFOLD_TEST_DATA", beside))
+    if not (folder / "chain_set.jsonl.gz").is_file():
+        sys.exit("no real chains: set MINIFOLD_TEST_DATA to the folder that holds chain_set.jsonl.gz")
+    return folder
+
+
+def make_files(data: Path, folder: Path, chains: int, copies: int) -> dict[str, list[Path]]:
+    """Folders of files by kind: copies of whole entries, and exported chains (backbone alone)."""
+    sets: dict[str, list[Path]] = {
+        "entries, PDB": [],
+        "entries, mmCIF": [],
+        "backbones, PDB": [],
+        "backbones, mmCIF": [],
+    }
+    for name in ENTRIES:
+        content = (data / "raw_cases" / name).read_bytes()
+        kind = "entries, mmCIF" if ".cif" in name else "entries, PDB"
+        for copy in range(copies):
+            path = folder / kind / f"{copy:04d}-{name}"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+            sets[kind].append(path)
+    records = (r for r in read_chain_set(data / "chain_set.jsonl.gz") if isinstance(r, ChainRecord))
+    for record in islice(records, chains):
+        chain = ObservedChain(name=record.name, sequence=record.sequence, coords=record.coords)
+        for kind, ending, writer in (
+            ("backbones, PDB", "pdb", observed_pdb_text),
+            ("backbones, mmCIF", "cif", observed_mmcif_text),
+        ):
+            path = folder / kind / f"{record.name}.{ending}"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(writer(chain))
+            sets[kind].append(path)
+    return sets
+
+
+def seconds(work: object, path: Path) -> float:
+    """How long one call takes."""
+    started = time.perf_counter()
+    work(str(path))  # type: ignore[operator]
+    return time.perf_counter() - started
+
+
+def side_by_side(paths: Iterable[Path], rounds: int) -> tuple[float, float]:
+    """Seconds for all files by gemmi and by this package, the best round of each file."""
+    gemmis = ours = 0.0
+    for path in paths:
+        pairs = [(seconds(gemmi.read_structure, path), seconds(read_structure, path)) for _ in range(rounds)]
+        gemmis += min(a for a, _ in pairs)
+        ours += min(b for _, b in pairs)
+    return gemmis, ours
+
+
+class PeakMemory:
+    """Largest resident memory of a process and its children together, in bytes, sampled."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.peak = 0
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+
+    def _sample(self) -> None:
+        page = os.sysconf("SC_PAGE_SIZE")
+        while Path(f"/proc/{self.pid}").exists():
+            total = 0
+            for pid in self._family(self.pid):
+                try:
+                    total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page
+                except (OSError, IndexError):
+                    continue
+            self.peak = max(self.peak, total)
+            time.sleep(0.05)
+
+    def _family(self, pid: int) -> Iterator[int]:
+        yield pid
+        try:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        except OSError:
+            return
+        for child in children:
+            yield from self._family(int(child))
+
+
+def run_prepare(sources: list[Path], out: Path, processes: int) -> tuple[float, int]:
+    """Seconds and peak memory of ``data prepare`` on as many cores as processes."""
+    command = [
+        sys.executable,
+        "-c",
+        "from minifold_pl.cli.main import entry_point; entry_point()",
+        "data",
+        "prepare",
+        *map(str, sources),
+    ]
+    command += ["--out", str(out), "--processes", str(processes), "--overwrite"]
+    cores = sorted(os.sched_getaffinity(0))[:processes]
+    started = time.monotonic()
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
+    memory = PeakMemory(process.pid)
+    if process.wait() != 0:
+        sys.exit(f"failed: {' '.join(command)}")
+    return time.monotonic() - started, memory.peak
+
+
+def repeated_chain_set(data: Path, path: Path, count: int) -> None:
+    """A chain set of ``count`` chains: ours, again and again under new names."""
+    with gzip.open(data / "chain_set.jsonl.gz", "rt") as source:
+        lines = source.read().splitlines()
+    with path.open("w") as out:
+        for number in range(count):
+            line = lines[number % len(lines)]
+            if number >= len(lines):
+                name = json.loads(line)["name"]
+                line = line.replace(json.dumps(name), json.dumps(f"{name}_{number // len(lines)}"), 1)
+            out.write(line + "\n")
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--chains", type=int, default=1000, help="exported chains of each format")
+    parser.add_argument("--copies", type=int, default=100, help="copies of each whole entry")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=2)
+    args = parser.parse_args()
+    data = real_data()
+    folder = Path(tempfile.mkdtemp(prefix="minifold-ingest-"))
+    try:
+        report(args, data, folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+def report(args: argparse.Namespace, data: Path, folder: Path) -> None:
+    """All measurements, a line each."""
+    sets = make_files(data, folder, args.chains, args.copies)
+    print(
+        f"{'files':<20}{'count':>7}{'MB':>8}{'gemmi/s':>10}{'ours/s':>10}{'ratio':>8}   prepare/s of gemmi's"
+    )
+    for kind, paths in sets.items():
+        size = sum(path.stat().st_size for path in paths) / 1e6
+        some = paths[:: max(1, len(paths) // 200)]
+        gemmis, ours = side_by_side(some, args.rounds)
+        walls = [run_prepare([folder / kind], folder / "store", args.processes)[0] for _ in range(3)]
+        wall = statistics.median(walls)
+        base = gemmis / len(some) * len(paths) / args.processes
+        print(
+            f"{kind:<20}{len(paths):>7}{size:>8.1f}{len(some) / gemmis:>10.0f}{len(some) / ours:>10.0f}"
+            f"{gemmis / ours:>7.0%}   {len(paths) / wall:.0f}/s on {args.processes} cores: {base / wall:.0%}",
+            flush=True,
+        )
+    source = folder / "chain_set.jsonl"
+    repeated_chain_set(data, source, INGRAHAM_CHAINS)
+    wall, peak = run_prepare([source], folder / "store", args.processes)
+    started = time.perf_counter()
+    store = ChainStore.open(folder / "store")
+    opened = time.perf_counter() - started
+    order = np.random.default_rng(0).integers(len(store), size=10_000)
+    started = time.perf_counter()
+    for chain in order.tolist():
+        store.coords(chain).sum()
+    access = time.perf_counter() - started
+    print(
+        f"chain set of {len(store):,}, {source.stat().st_size / 1e6:.0f} MB: {wall:.1f} s on {args.processes} cores, "
+        f"{peak / 2**30:.2f} GiB; opens in {opened * 1e3:.1f} ms; 10,000 chains at random in {access:.2f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
