@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import gemmi
@@ -50,6 +51,7 @@ def align(one: str, other: str) -> Alignment:
     )
 
 
+@lru_cache(maxsize=4096)  # a query is aligned to many
 def _residues(sequence: str) -> list[str]:
     """The names under which gemmi knows BLOSUM62's residues."""
     return [ONE_TO_THREE.get(letter, _OTHER) for letter in sequence]
