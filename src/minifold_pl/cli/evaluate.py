@@ -45,7 +45,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "evaluate",
         help="score a checkpoint beside baselines",
-        description="Score a checkpoint on a data set, beside what trivial predictions score, with 95 %% "
+        description="Score a checkpoint on a data set, beside what trivial predictions score, with 95 % "
         "bootstrap intervals. Works on checkpoints of either stage.",
     )
     add_model_arguments(parser)
