@@ -52,6 +52,8 @@ def cases() -> list[Case]:
         Case(every_n_steps=1, more=("--trainer.val_check_interval", "0.5")),
         Case(every_n_steps=1, more=("--trainer.check_val_every_n_epoch", "2", "--ddim.every_n_epochs", "2")),
         Case(every_n_steps=1, more=("--ema.decay", "0")),
+        Case(every_n_steps=1, more=("--checkpoints.background", "true")),
+        Case(every_n_steps=1, workers=1, accumulation=4, more=("--checkpoints.background", "true")),
         Case(every_n_steps=1, workers=1, ranks=2),
         Case(every_n_steps=1, accumulation=4, ranks=2),
     ]

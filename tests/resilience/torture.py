@@ -106,9 +106,10 @@ class Tally:
 def cases() -> list[Case]:
     """The settings from which each training draws."""
     return [
-        Case(workers=workers, accumulation=accumulation, every_n_steps=every)
-        for workers, accumulation, every in (
-            (0, 1, 1), (1, 1, 3), (2, 1, None), (0, 4, 1), (2, 4, 1), (0, 1, None),
+        Case(workers=workers, accumulation=accumulation, every_n_steps=every, more=more)
+        for workers, accumulation, every, more in (
+            (0, 1, 1, ()), (1, 1, 3, ()), (2, 1, None, ()), (0, 4, 1, ()), (2, 4, 1, ()), (0, 1, None, ()),
+            (0, 1, 1, ("--checkpoints.background", "true")),
         )
     ]  # fmt: skip
 
