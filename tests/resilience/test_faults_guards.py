@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,7 @@ def goes_on_exactly(
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert run_to_end(case, store, straight, more) == DONE, straight.with_suffix(".log").read_text()
     assert run_to_end(case, store, killed, [*more, *kill]) < 0
-    again = Case(
-        workers=case.workers, accumulation=case.accumulation, every_n_steps=1, more=(*case.more, *more)
-    )
-    run_until_done(again, store, killed)
+    run_until_done(replace(case, more=(*case.more, *more)), store, killed)
     assert outcome(straight) == outcome(killed)
     return killed
 
@@ -90,6 +88,27 @@ def test_batches_with_a_nan_loss_are_named_and_left_out_and_a_kill_changes_nothi
     assert outcome(run)["state_dict"] != whole["state_dict"]
     state = torch.load(next((run / "checkpoints").glob("best.ckpt")), weights_only=True)["state_dict"]
     assert all(t.isfinite().all() for t in state.values())
+
+
+def test_batches_with_a_nan_loss_are_left_out_with_two_processes_too(store, tmp_path) -> None:
+    poison, kill = fault("PoisonBatches", places=[[0, 1], [1, 0]]), kill_at("on_train_batch_end", 3)
+    run = goes_on_exactly(replace(CASE, ranks=2), store, tmp_path, poison, kill)
+    assert {b["rank"] for e in events(run, "nonfinite_batch") for b in e["batches"]} == {0, 1}
+
+
+def test_a_worker_that_is_killed_in_one_of_two_processes_ends_both_to_be_started_again(
+    store, tmp_path
+) -> None:
+    case, whole, run = replace(WITH_WORKER, ranks=2), tmp_path / "whole", tmp_path / "run"
+    assert run_to_end(case, store, whole) == DONE
+    strike = fault("StrikeWorker", step=3, done=str(tmp_path / "struck"), signal_name="SIGKILL")
+    assert run_to_end(case, store, run, strike) == RETRY, run.with_suffix(".log").read_text()
+    kinds = {e["kind"] for e in events(run, "retry")}
+    assert "DataWorkerLost" in kinds
+    assert kinds <= {"DataWorkerLost", "RankLost"}
+    assert "Traceback" not in run.with_suffix(".log").read_text()
+    run_until_done(case, store, run)
+    assert outcome(run) == outcome(whole)
 
 
 def test_infinite_gradients_are_dropped_with_their_window_and_their_modules_named(store, tmp_path) -> None:

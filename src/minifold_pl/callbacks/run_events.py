@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning.pytorch as pl
 
 from minifold_pl.callbacks.data_workers import kill_workers, worker_loss
+from minifold_pl.callbacks.lost_rank import rank_loss
 from minifold_pl.callbacks.patience import Patience
 from minifold_pl.run.events import append_event
 from minifold_pl.run.folder import RunFolder
@@ -67,12 +70,14 @@ class RunEvents(pl.Callback):
         """Note how it ended; only :class:`RunHalted` is for good, everything else leaves the run to be resumed."""
         self._over = True
         lost = worker_loss(exception)
+        place: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         if lost is not None:
             kill_workers()
-        if not trainer.is_global_zero:
+            # The first process will only learn that this one is gone.
+            place |= {"rank": trainer.global_rank} if trainer.world_size > 1 else {}
+        elif not trainer.is_global_zero:
             return
-        exception = lost or exception
-        place = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        exception = lost or rank_loss(exception, trainer.world_size) or exception
         first = " ".join(str(exception).split())[:500]
         if isinstance(exception, RunHalted):
             append_event(self.folder.events, "halted", reason=exception.reason, **place)

@@ -27,6 +27,7 @@ from minifold_pl.callbacks.gradient_tripwire import GradientTripwire
 from minifold_pl.callbacks.hang_watch import HangWatch
 from minifold_pl.callbacks.lease_keeper import LeaseKeeper
 from minifold_pl.callbacks.loss_spike import LossSpike
+from minifold_pl.callbacks.lost_rank import rank_loss
 from minifold_pl.callbacks.module_clipping import ModuleClipping
 from minifold_pl.callbacks.nonfinite_guard import NonFiniteGuard
 from minifold_pl.callbacks.patience import Patience
@@ -51,7 +52,6 @@ from minifold_pl.modules.load import build_module
 from minifold_pl.modules.parsing import configure_parsing
 from minifold_pl.run.begin import pin_facts
 from minifold_pl.run.folder import RunFolder, fresh_folder
-from minifold_pl.run.halt import RetryLater
 from minifold_pl.run.starts import forgive_start
 from minifold_pl.run.stop import RunInterrupted, ignore_in_worker
 
@@ -238,7 +238,7 @@ class MinifoldCLI(LightningCLI):
                 forgive_start(folder.starts)
             raise
         except (RuntimeError, OSError, EOFError) as error:
-            lost = worker_loss(error) or _process_loss(error, self.trainer.world_size)
+            lost = worker_loss(error) or rank_loss(error, self.trainer.world_size)
             if lost is None:
                 raise
             raise lost from error
@@ -263,16 +263,6 @@ class MinifoldCLI(LightningCLI):
             name: getattr(RunConfig(), name) for name in ("fresh", "accept_changes", "after_halt", "wait")
         }
         return {**config, "ckpt_path": None, "run": {**config["run"], **once}}
-
-
-def _process_loss(error: Exception, processes: int) -> RetryLater | None:
-    """The end of a run whose processes can no longer talk to each other: one has died, and said why itself."""
-    told = str(error)
-    if processes == 1 or not any(
-        sign in told for sign in ("gloo", "NCCL", "ncclRemoteError", "onnection closed", "onnection reset")
-    ):
-        return None
-    return RetryLater(f"another process of this run was lost: {told.splitlines()[0][:300]}")
 
 
 class _Parser(LightningArgumentParser):
