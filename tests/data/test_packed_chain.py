@@ -10,7 +10,7 @@ from minifold_pl.data.packed_chain import pack
     "given",
     [
         {},
-        {"residue_ids": tuple(["-3", "-2", *map(str, range(1, 9)), "9A", "9B"])},
+        {"residue_ids": ("-3", "-2", *map(str, range(1, 9)), "9A", "9B")},
         {
             "breaks": (2, 7),
             "cath": ("1.10.8", "3.40.50"),

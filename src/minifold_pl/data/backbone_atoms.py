@@ -83,13 +83,14 @@ class Residues:
         )
 
 
-def protein_residues(structure: gemmi.Structure, atoms: slice) -> Residues:
-    """The protein residues among ``atoms`` of a structure (all its models' atoms in a row), in the file's order."""
+def protein_residues(structure: gemmi.Structure, edges: list[int]) -> Residues:
+    """The protein residues of chains whose atoms begin and end at ``edges``, in the file's order.
+
+    Atoms are counted through all models of the structure.
+    """
     flat, subchains = _flattened(structure)
-    found = _BackboneAtoms(flat, atoms)
-    if subchains:
-        found.subchain = np.array([subchains[name] for name in found.subchain.tolist()], dtype=bytes)
-    first = found.firsts()
+    found = _BackboneAtoms(flat, slice(edges[0], edges[-1]))
+    first = found.firsts(edges)
     starts = first.nonzero()[0]
     of_atom = first.cumsum() - 1
     order, holder = found.preferred(starts, of_atom)
@@ -111,14 +112,12 @@ def protein_residues(structure: gemmi.Structure, atoms: slice) -> Residues:
             np.array([parents.get(name, name) for name in names.tolist()], dtype=names.dtype)
         )
     kept = found.protein(kinds, names, holder, coords)
-    columns = (
-        coords,
-        found.number[holder],
-        found.code[holder] * (found.code[holder] != _NO_CODE),
-        found.subchain[holder],
-        found.index[holder],
-        impossible,
-    )
+    codes = found.code[holder]
+    index = found.index[holder]
+    names = flat.subchains[index]
+    if subchains:
+        names = np.array([subchains[name] for name in names.tolist()], dtype=bytes)
+    columns = (coords, found.number[holder], codes * (codes != _NO_CODE), names, index, impossible)
     if kept.all():
         return Residues(letters, *columns)
     letters = "".join([letters[i] for i in np.flatnonzero(kept).tolist()])
@@ -156,35 +155,35 @@ class _BackboneAtoms:
     """N, Cα, C and O, ``a`` in all, of residues of any kind that may stand in a polymer, as columns."""
 
     def __init__(self, flat: Any, atoms: slice) -> None:
-        codes = flat.atom_names[atoms].view("<u8")
-        n, ca, c, o = (codes == code for code in _ATOM_NAMES)
+        names = flat.atom_names[atoms].view("<u8")
+        n, ca, c, o = (names == code for code in _ATOM_NAMES)
         entity = flat.entity_type[atoms]
         chosen = ((n | ca | c | o) & ((entity == _POLYMER) | (entity == _UNSAID))).nonzero()[0]
-        self.slot = (ca + 2 * c.view(np.int8) + 3 * o.view(np.int8))[chosen]
-        self.index = chosen + atoms.start
+        slot = ca.view(np.int8) + 2 * c.view(np.int8) + 3 * o.view(np.int8)
+        self._flat = flat
+        self.slot: Int[np.ndarray, " a"] = slot[chosen]
+        self.index: Int[np.ndarray, " a"] = chosen + atoms.start
         """Place among all atoms of the file."""
         self.position: Float[np.ndarray, "a 3"] = flat.pos[self.index]
         self.number: Int[np.ndarray, " a"] = flat.resnums[self.index]
         self.code: UInt8[np.ndarray, " a"] = flat.icodes[self.index].view(np.uint8)
-        self.residue: Shaped[np.ndarray, " a"] = flat.residue_names[self.index].astype("S8", copy=False)
-        self.subchain: Shaped[np.ndarray, " a"] = flat.subchains[self.index]
-        self.chain: Shaped[np.ndarray, " a"] = flat.chain_ids[self.index]
+        self.residue: Shaped[np.ndarray, " a"] = flat.residue_names[self.index]
         self.entity: Int[np.ndarray, " a"] = entity[chosen]
-        self.het: Int[np.ndarray, " a"] = flat.het_flags[self.index]
         self.conformer: Int[np.ndarray, " a"] = flat.altlocs[self.index]
-        self.occupancy: Float[np.ndarray, " a"] = flat.occ[self.index]
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def firsts(self) -> Bool[np.ndarray, " a"]:
-        """True at the first atom of every residue."""
+    def firsts(self, edges: list[int]) -> Bool[np.ndarray, " a"]:
+        """True at the first atom of every residue; ``edges`` are those of chains."""
         first = np.ones(len(self), dtype=bool)
         new = first[1:]
         np.not_equal(self.number[1:], self.number[:-1], out=new)
         new |= self.code[1:] != self.code[:-1]
-        chain, residue = self.chain.view("<u8"), self.residue.view("<u8")
-        new |= chain[1:] != chain[:-1]
+        if len(edges) > 2:
+            starts = self.index.searchsorted(edges[1:-1])
+            first[starts[starts < len(self)]] = True
+        residue = self.residue.view("<u8")
         renamed = (residue[1:] != residue[:-1]) & ~new
         if renamed.any():
             # Two amino acids in one place are told apart by their conformers; without these they are two residues
@@ -201,11 +200,12 @@ class _BackboneAtoms:
             return order, starts
         holder = starts.copy()
         rank = np.zeros(len(self))
+        occupancy = self._flat.occ[self.index]
         stops = np.append(starts[1:], len(self))
         for residue in np.unique(of_atom[self.conformer != 0]).tolist():
             atoms = slice(int(starts[residue]), int(stops[residue]))
             conformers = self.conformer[atoms].tolist()
-            occupancies = [o if o == o else 0.0 for o in self.occupancy[atoms].tolist()]
+            occupancies = [o if o == o else 0.0 for o in occupancy[atoms].tolist()]
             chosen = _preferred_conformer(conformers, occupancies, self.slot[atoms].tolist())
             rank[atoms] = [
                 3.0 if conformer == chosen else 2.0 if conformer == 0 else min(max(occupancy, 0.0), 1.0)
@@ -229,7 +229,7 @@ class _BackboneAtoms:
             return plain
         # Files without entities, TER or SEQRES leave it open what is a polymer. An amino acid by itself is then
         # one that is written as HETATM without being a modified one.
-        het = self.het[holder] == _HETATM
+        het = self._flat.het_flags[self.index[holder]] == _HETATM
         standard = np.isin(names, _STANDARD)
         unsaid = entity == _UNSAID
         seen = ~np.isnan(coords).any(-1)

@@ -29,6 +29,8 @@ def _code(word: str) -> int:
 _ATOM, _HETATM, _REMARK, _465 = map(_code, ("ATOM", "HETA", "REMA", " 465"))
 _RECORDS: Final = tuple(map(_code, ("TER ", "MODE", "ENDM", "SEQR", "MODR", "END ")))
 _PDB_NAMES: Final = tuple(map(_code, (" N  ", " CA ", " C  ", " O  ")))
+_PDB_NAME_TEXTS: Final = (b" N  ", b" CA ", b" C  ", b" O  ")
+_SAMPLE: Final = 32
 _PDB_SUGAR: Final = _code(" C1'")
 _MMCIF_NAMES: Final = tuple(map(_code, ("N  ", "CA ", "C  ", "O  ")))
 _MMCIF_SUGAR: Final = _code('"C1\'"')
@@ -70,7 +72,7 @@ def pdb_backbone_lines(text: bytes) -> bytes | None:
     if width not in _WIDTHS:
         return None
     lines = _Lines(text, 0, len(text), width)
-    if not lines.even:
+    if _sample(text, width) > _WORTH or not lines.even:
         return None
     record = lines.column(0, 4)
     het = record == _HETATM
@@ -86,6 +88,14 @@ def pdb_backbone_lines(text: bytes) -> bytes | None:
     remarks = others[record[others] == _REMARK]
     keep[remarks] = lines.column(6, 4)[remarks] == _465
     return lines.chosen(keep)
+
+
+def _sample(text: bytes, width: int) -> float:
+    """Share of backbone atoms among some lines of a PDB file: most of what programs write is known at once."""
+    count = len(text) // width
+    places = range(0, count * width, max(1, count // _SAMPLE) * width)
+    atoms = [text[place + 12 : place + 16] for place in places if text.startswith(b"ATOM", place)]
+    return sum(name in _PDB_NAME_TEXTS for name in atoms) / max(len(atoms), 1)
 
 
 def mmcif_backbone_lines(text: bytes) -> bytes | None:

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Float
 
-from minifold_pl.constants import C_ATOM, CA_ATOM, N_ATOM, O_ATOM
+from minifold_pl.constants import BACKBONE_ATOMS, C_ATOM, CA_ATOM, N_ATOM, O_ATOM
 from minifold_pl.data.backbone_atoms import NO_NUMBER
 from minifold_pl.data.cath_domains import Domain, DomainTable, cut_domains, label_chain
 from minifold_pl.data.chain_set import RecordProblem, parse_line
@@ -26,6 +26,9 @@ SAME: Final = b"same"
 
 _FARTHEST: Final = {N_ATOM: 3.0, C_ATOM: 3.0, O_ATOM: 4.0}
 """Å from its own Cα: an atom further away (ideal 1.46, 1.52 and 2.40) is damage, or another residue's."""
+_FARTHEST_SQUARED: Final = np.array(
+    [_FARTHEST.get(slot, np.inf) ** 2 for slot in range(len(BACKBONE_ATOMS))], dtype=np.float32
+)
 _SAME_PLACE: Final = 1.0
 """Å: neighbours whose Cα are nearer than this (ideal 3.80; 2.95 across a cis bond) lie in one place."""
 _MOST_IN_ONE_PLACE: Final = 0.05
@@ -136,11 +139,12 @@ def _chain(chain: StructureChain, structure: str, min_length: int, min_complete:
     name = chain_name(structure, chain.name)
     problems = [Problem("repaired", reason, detail, name) for reason, detail in chain.notes]
     coords = chain.coords
+    seen = ~np.isnan(coords[..., 0])
     stray = _stray(coords)
     if stray.any():
         coords = np.where(stray[..., None], np.float32(np.nan), coords)
+        seen = ~np.isnan(coords[..., 0])
         problems.append(Problem("repaired", "atoms far from their Cα left out", f"{stray.sum()}", name))
-    seen = ~np.isnan(coords[..., 0])
     ca_only = not seen[:, [N_ATOM, C_ATOM]].any()
     whole = seen[:, CA_ATOM] if ca_only else seen[:, [N_ATOM, CA_ATOM, C_ATOM]].all(1)
     observed, complete = int(seen[:, CA_ATOM].sum()), int(whole.sum())
@@ -156,8 +160,9 @@ def _chain(chain: StructureChain, structure: str, min_length: int, min_complete:
             f"under {100 * min_complete:g} % complete",
             f"{100 * complete / len(chain):.1f} % of {len(chain)} residues have {atoms}",
         )
-    steps = np.linalg.norm(np.diff(coords[seen[:, CA_ATOM], CA_ATOM], axis=0), axis=-1)
-    if (together := int((steps < _SAME_PLACE).sum())) > _MOST_IN_ONE_PLACE * observed:
+    trace = coords[seen[:, CA_ATOM], CA_ATOM]
+    together = int((_squared(trace[1:] - trace[:-1]) < _SAME_PLACE**2).sum())
+    if together > _MOST_IN_ONE_PLACE * observed:
         return dropped("residues in one place", f"{together} of {observed}")
     if ca_only:
         problems.append(Problem("noted", "only Cα coordinates", "", name))
@@ -172,10 +177,11 @@ def _chain(chain: StructureChain, structure: str, min_length: int, min_complete:
 
 def _stray(coords: Float[np.ndarray, "l 4 3"]) -> Bool[np.ndarray, "l 4"]:
     """Atoms that are too far from their residue's Cα to belong to it."""
-    away = np.linalg.norm(coords - coords[:, CA_ATOM, None], axis=-1)
-    limit = np.full(coords.shape[1], np.inf, dtype=np.float32)
-    limit[list(_FARTHEST)] = list(_FARTHEST.values())
-    return away > limit  # False for NaN
+    return _squared(coords - coords[:, CA_ATOM, None]) > _FARTHEST_SQUARED  # False for NaN
+
+
+def _squared(vectors: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n"]:
+    return np.einsum("...i,...i->...", vectors, vectors)
 
 
 def _sound_numbers(chain: StructureChain) -> bool:

@@ -108,10 +108,16 @@ def peptide_bonds(coords: Float[np.ndarray, "l 4 3"], breaks: tuple[int, ...] = 
     bonded = np.zeros(len(coords), dtype=bool)
     if len(coords) < 2:
         return bonded
-    peptide = np.linalg.norm(coords[1:, N_ATOM] - coords[:-1, C_ATOM], axis=-1)
-    trace = np.linalg.norm(coords[1:, CA_ATOM] - coords[:-1, CA_ATOM], axis=-1)
+    peptide = _lengths(coords[1:, N_ATOM] - coords[:-1, C_ATOM])
+    trace = _lengths(coords[1:, CA_ATOM] - coords[:-1, CA_ATOM])
     # A missing Cα makes `trace` NaN, and every comparison with NaN is False: no bond.
     joined = np.where(np.isnan(peptide), trace <= CA_TRACE_CUTOFF, peptide <= PEPTIDE_BOND_CUTOFF)
     bonded[:-1] = joined & ~np.isnan(trace)
     bonded[list(breaks)] = False
     return bonded
+
+
+def _lengths(vectors: Float[np.ndarray, "l 3"]) -> Float[np.ndarray, " l"]:
+    # np.linalg.norm takes five times as long for a chain.
+    x, y, z = vectors.T
+    return np.sqrt(x * x + y * y + z * z)

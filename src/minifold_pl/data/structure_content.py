@@ -28,6 +28,8 @@ _CIF: Final = re.compile(rb"(?:\s|#[^\n]*\n)*data_", re.IGNORECASE)
 _PDB_RECORD: Final = re.compile(
     rb"^(?:ATOM  |HETATM|HEADER|TITLE |COMPND|REMARK|SEQRES|MODEL |CRYST1|EXPDTA|AUTHOR)", re.MULTILINE
 )
+_ENDING: Final = re.compile(r"(?<=.)(?:\.(?:pdb|ent|cif|mmcif))?(?:\.gz)?$", re.IGNORECASE)
+_ENTRY: Final = re.compile(r"(?:pdb)?([0-9][0-9a-z]{3})", re.IGNORECASE)
 _LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
 
 
@@ -148,9 +150,8 @@ _OTHERS: Final = {
 
 def structure_name(path: str | Path) -> str:
     """``2abc`` of ``2ABC.cif.gz``, ``pdb2abc.ent`` or ``2abc.pdb``; other names as they are, without endings."""
-    name = re.sub(r"(?<=.)\.gz$", "", Path(path).name, flags=re.IGNORECASE)
-    name = re.sub(r"(?<=.)\.(pdb|ent|cif|mmcif)$", "", name, flags=re.IGNORECASE)
-    entry = re.fullmatch(r"(?:pdb)?([0-9][0-9a-z]{3})", name, flags=re.IGNORECASE)
+    name = _ENDING.sub("", os.path.basename(path))
+    entry = _ENTRY.fullmatch(name)
     return entry[1].lower() if entry else name
 
 

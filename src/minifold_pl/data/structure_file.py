@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -165,15 +166,14 @@ class _Reader:
         if not 1 <= number <= self.models:
             raise StructureFileError("has no such model", f"{number} of {self.models}")
         first = sum(self._structure[i].count_atom_sites() for i in range(number - 1))
-        model = self._structure[number - 1]
-        residues = protein_residues(self._structure, slice(first, first + model.count_atom_sites()))
-        chains: list[StructureChain] = []
-        dropped: list[Dropped] = []
         try:
-            for chain in model:
-                last = first + chain.count_atom_sites()
-                found = self._chain(chain, first, residues.between(first, last))
-                first = last
+            model = self._structure[number - 1]
+            edges = list(accumulate((chain.count_atom_sites() for chain in model), initial=first))
+            residues = protein_residues(self._structure, edges)
+            chains: list[StructureChain] = []
+            dropped: list[Dropped] = []
+            for chain, (start, stop) in zip(model, pairwise(edges), strict=True):
+                found = self._chain(chain, start, residues.between(start, stop))
                 if isinstance(found, Dropped):
                     dropped.append(found)
                 else:
@@ -223,7 +223,7 @@ class _Reader:
         """One letter a residue, by subchain."""
         full: dict[str, str] = {}
         for entity in self._structure.entities:
-            if entity.entity_type == gemmi.EntityType.Polymer and (names := entity.full_sequence):
+            if names := entity.full_sequence:
                 full.update(dict.fromkeys(entity.subchains, "".join(map(letter_of, names))))
         return full
 
