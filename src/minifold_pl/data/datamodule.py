@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Subset
 
 from minifold_pl.data.collate import collate
@@ -161,7 +162,7 @@ class ProteinDataModule(LightningDataModule):
         )
         if chains.left_out:
             why = ", ".join(f"{count:,} with {reason}" for reason, count in chains.left_out.items())
-            rank_zero_info(f"{split}: chains left out, which this model cannot use: {why}")
+            _tell(f"{split}: chains left out, which this model cannot use: {why}")
         return chains
 
     def _needs(self) -> Coordinates:
@@ -194,6 +195,11 @@ class ProteinDataModule(LightningDataModule):
             # The loader draws a base seed every epoch: from here, so that the global state stays as it is.
             "generator": torch.Generator().manual_seed(self.seed),
         }
+
+
+@rank_zero_only
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 _SYNTHETIC = "synthetic"
