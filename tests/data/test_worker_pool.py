@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from minifold_pl.data.worker_pool import BATCH, Failure, Job, run_jobs
+from minifold_pl.data.worker_pool import BATCH, Failure, Job, PoolError, run_jobs
 
 
 @pytest.fixture
@@ -126,3 +126,11 @@ def test_processes_end_when_their_owner_is_killed(module, tmp_path):
             return
         time.sleep(0.05)
     pytest.fail("the process goes on without its owner")
+
+
+def test_processes_that_cannot_start_are_told_of_and_not_started_for_ever(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import os; os._exit(7)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    jobs = (Job(i, "os:getpid", ()) for i in range(1000))
+    with pytest.raises(PoolError, match="8 processes ended before their first answer, exit code 7"):
+        dict(run_jobs(jobs, 2))

@@ -26,6 +26,8 @@ _AHEAD: Final = 2
 _LONGEST_MESSAGE: Final = 1 << 15
 """Bytes; a longer batch is sent to an idle process only: two processes that write to each other wait for ever."""
 _TICK: Final = 0.5
+_MOST_DEATHS: Final = 8
+"""Processes that may end before any has answered: more, and it is not the items' fault."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,9 @@ def run_jobs(jobs: Iterable[Job], processes: int) -> Iterator[tuple[int, Any]]:
 
     Jobs are drawn as they are needed. An exception of a job's function is a failure; so is a process that dies or
     takes too long, which is replaced.
+
+    Raises:
+        PoolError: processes end before they answer at all.
     """
     waiting = _Waiting(iter(jobs))
     workers: list[_Worker] = []
@@ -88,10 +93,18 @@ def run_jobs(jobs: Iterable[Job], processes: int) -> Iterator[tuple[int, Any]]:
             _end(worker)
 
 
+class PoolError(RuntimeError):
+    """Processes cannot be started at all."""
+
+
 class _Waiting:
     """Jobs that no process has: those that were given back, then new ones."""
 
     def __init__(self, jobs: Iterator[Job]) -> None:
+        self.answers = 0
+        """From all processes so far."""
+        self.deaths = 0
+        """Processes that ended by themselves before there was any answer."""
         self._jobs = jobs
         self._back: deque[Job] = deque()
 
@@ -139,8 +152,15 @@ def _received(worker: _Worker, workers: list[_Worker], waiting: _Waiting) -> Ite
     try:
         answer = worker.channel.recv()
     except (EOFError, OSError):
-        yield from _lost(worker, workers, waiting, Failure("the process that read it died", _how(worker)))
+        how = _how(worker)
+        waiting.deaths += not waiting.answers and how.startswith("exit code")
+        if waiting.deaths >= _MOST_DEATHS:
+            raise PoolError(
+                f"{waiting.deaths} processes ended before their first answer, {how}: see above"
+            ) from None
+        yield from _lost(worker, workers, waiting, Failure("the process that read it died", how))
         return
+    waiting.answers += 1
     job = worker.hand.popleft()
     worker.since = time.monotonic()
     _feed(worker, waiting)
