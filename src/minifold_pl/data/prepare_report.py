@@ -215,10 +215,8 @@ def join_shards(
     parts: Sequence[Part], duplicates: Sequence[Duplicate], assignment: SplitAssignment | None
 ) -> dict[str, str]:
     """What the one run would have attached to its store; for :func:`minifold_pl.data.shards.merge_stores`."""
-    if any(part.shard is None or SOURCES_FILE not in part.attached for part in parts):
-        from minifold_pl.data.shards import joined_reports
-
-        return joined_reports(parts, duplicates, assignment)
+    if any(SOURCES_FILE not in part.attached for part in parts):
+        return {}  # shards that no prepare has made
     reports = [json.loads(part.attached[REPORT_FILE]) for part in parts]
     known = {name: reports[0][name] for name in ("source", "named_by_splits", "strict_splits")}
     froms = [report["splits_from"] for report in reports]
