@@ -106,7 +106,9 @@ def test_a_worker_that_is_killed_in_one_of_two_processes_ends_both_to_be_started
     kinds = {e["kind"] for e in events(run, "retry")}
     assert "DataWorkerLost" in kinds
     assert kinds <= {"DataWorkerLost", "RankLost"}
-    assert "Traceback" not in run.with_suffix(".log").read_text()
+    log = run.with_suffix(".log").read_text()
+    assert "Traceback" not in log
+    assert "a data worker was lost" in log
     run_until_done(case, store, run)
     assert outcome(run) == outcome(whole)
 
@@ -185,6 +187,7 @@ def test_a_data_worker_that_is_killed_or_stopped_ends_the_run_in_order_and_it_go
     assert (tmp_path / "struck").exists()
     log = run.with_suffix(".log").read_text()
     assert "Traceback" not in log
+    assert ("to be started again" if signal_name == "SIGKILL" else "nothing has moved") in log
     if signal_name == "SIGKILL":
         (told,) = events(run, "retry")
         assert told["kind"] == "DataWorkerLost"

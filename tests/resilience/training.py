@@ -100,6 +100,8 @@ def start(
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
+        # The parent's may lead elsewhere: pytest puts its own in their place.
+        sys.stdout, sys.stderr = (open(fd, "w", buffering=1, closefd=False) for fd in (1, 2))  # noqa: SIM115
         torch.set_num_threads(1)
         if install is not None:
             install()
