@@ -51,3 +51,11 @@ def test_the_line_says_what_is_compared_and_leaves_out_the_truth() -> None:
 def test_a_mean_without_spread_and_an_undefined_one_do_not_pretend() -> None:
     assert cell_text(bootstrap_interval([0.25])) == "0.250"
     assert cell_text(bootstrap_interval([float("nan")])) == "–"
+
+
+def test_every_timestep_of_the_dashboard_has_room(capsys) -> None:
+    steps = intervals({f"x0_tm_t{t:03d}": torch.tensor([0.1, 0.9]) for t in (25, 75, 225, 475, 725, 975)})
+    print_table("title", {"model": {**rows("model")["model"], **steps}, "shuffled sequence": steps})
+    text = capsys.readouterr().out
+    assert "…" not in text
+    assert text.count("0.50 [0.10–0.90]") == 12
