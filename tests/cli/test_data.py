@@ -93,7 +93,10 @@ def test_stats_are_shown_as_a_table_and_as_json(run, source, tmp_path, capsys):
     run("prepare", source, "--out", tmp_path / "store")
     capsys.readouterr()
     assert run("stats", tmp_path / "store") == 0
-    assert "train 1 · test 1" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "train 1 · test 1" in out
+    assert "pairs across splits of 40% identity or more: train–test 1" in out  # they have one sequence
+    assert "looking for similar sequences: 1/1" in err
     assert run("stats", tmp_path / "store", "--json") == 0
     stats = json.loads(capsys.readouterr().out)
     assert stats["chains"] == 2

@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from minifold_pl.cli.progress import progress
+
 _DESCRIPTION = """\
 Counts, lengths, missing atoms, breaks, labels, and what one split gives away of another. Similar sequences across
 splits are looked for with mmseqs2 where it is installed, else by shared words; every pair is aligned exactly.
@@ -24,7 +26,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--leakage", choices=("auto", "yes", "no"), default="auto",
-        help="look for similar sequences across splits (auto: where that takes about a minute at most)",
+        help="look for similar sequences across splits (auto: where that takes a few minutes at most)",
     )  # fmt: skip
     parser.add_argument(
         "--identity",
@@ -52,7 +54,7 @@ def _work(args: argparse.Namespace) -> int:
         store.verify()
     similar = None
     if args.leakage == "yes" or (args.leakage == "auto" and search_size(store) <= QUICK):
-        similar = similar_pairs(store, identity=args.identity)
+        similar = similar_pairs(store, identity=args.identity, progress=progress)
     crops = [crop_losses(store, length) for length in args.max_length]
     stats = store_stats(store, similar=similar, crops=crops)
     print(json.dumps(stats.as_dict(), indent=1) if args.json else stats_table(stats))

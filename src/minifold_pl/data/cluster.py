@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -89,6 +89,7 @@ def candidate_pairs(
     *,
     search: Search = "auto",
     threads: int = 1,
+    advance: Callable[[int], None] | None = None,
 ) -> tuple[Iterator[tuple[int, int]], str]:
     """Pairs of places in ``sequences`` that may be similar, larger place first, and how they are found.
 
@@ -97,6 +98,7 @@ def candidate_pairs(
         queries: Only pairs with one of these; None for all. A pair may come twice then.
         search: ``mmseqs2``, ``kmer``, or ``auto``: the first where it is installed.
         threads: Of mmseqs2.
+        advance: Called with the number of queries that are done; by the own search only.
 
     Raises:
         SearchError: mmseqs2 is asked for and absent, or it failed.
@@ -118,10 +120,12 @@ def candidate_pairs(
         else "pairs found by shared words and aligned exactly: "
         "about 5 % of the pairs of 40–50 % identity are missed"
     )
-    return _kmer_pairs(sequences, queries), note
+    return _kmer_pairs(sequences, queries, advance), note
 
 
-def _kmer_pairs(sequences: Sequence[str], queries: Sequence[int] | None) -> Iterator[tuple[int, int]]:
+def _kmer_pairs(
+    sequences: Sequence[str], queries: Sequence[int] | None, advance: Callable[[int], None] | None
+) -> Iterator[tuple[int, int]]:
     index = KmerSearch(sequences)
     for query in range(len(sequences)) if queries is None else queries:
         # Of two, the later one asks; with chosen queries any of them may be the earlier one.
@@ -129,6 +133,8 @@ def _kmer_pairs(sequences: Sequence[str], queries: Sequence[int] | None) -> Iter
         for other in index.candidates(sequences[query], before).tolist():
             if other != query:
                 yield max(query, other), min(query, other)
+        if advance:
+            advance(1)
 
 
 def _mmseqs_pairs(
