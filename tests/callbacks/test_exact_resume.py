@@ -115,6 +115,18 @@ def test_a_validation_in_the_middle_of_an_epoch_is_gone_on_from(tmp_path: Path) 
         assert first.seen[:-1] + second.seen == whole.seen, count
 
 
+@pytest.mark.parametrize("steps", [1, 4, 6, 8])
+def test_a_run_that_ended_at_its_step_limit_goes_on_where_the_limit_was(tmp_path: Path, steps: int) -> None:
+    whole = _train(tmp_path)
+    ends = _SaveAt("on_train_epoch_end", (steps - 1) // BATCHES, tmp_path / "x.ckpt")
+    first = _train(tmp_path, ends, max_steps=steps)
+    second = _train(tmp_path, ckpt=tmp_path / "x.ckpt")
+    taken = [entry for entry in first.seen[:-1] + second.seen if entry[0] != "validation"]
+    # Lightning validates at the limit, which is no place of the undisturbed run.
+    assert taken == [entry for entry in whole.seen if entry[0] != "validation"]
+    assert torch.equal(second.weight, whole.weight)
+
+
 def test_without_it_a_run_goes_on_at_another_batch(tmp_path: Path) -> None:
     """The negative control: Lightning by itself reads the epoch's data from the start."""
     whole = _train(tmp_path)
