@@ -12,7 +12,7 @@ from minifold_pl.callbacks.patience import Patience
 from minifold_pl.run.events import append_event
 from minifold_pl.run.folder import RunFolder
 from minifold_pl.run.halt import RetryLater, RunHalted
-from minifold_pl.run.marker import Marker, RunState, write_marker
+from minifold_pl.run.marker import Marker, RunState, read_marker, write_marker
 
 
 class RunEvents(pl.Callback):
@@ -61,7 +61,8 @@ class RunEvents(pl.Callback):
 
         Its next start finds nothing to train, and Lightning passes over the start and the end of training.
         """
-        if stage == "fit":
+        marker = read_marker(self.folder.marker)
+        if stage == "fit" and (marker is None or marker.state is not RunState.DONE):
             self.on_train_end(trainer, pl_module)
 
     def on_exception(
