@@ -183,14 +183,14 @@ def strike(child: int, gauge: Gauge, number: int, draw: random.Random, share: fl
         if saves == 0 and monotonic() >= end:
             break
         if saves and gauge.inside:
-            entered = monotonic()
-            if gauge["begun"] >= saves:
-                # The first saves have shown how long one takes.
-                while gauge.inside and monotonic() - entered < part * (took or 0.02):
-                    sleep(0.0002)
-                break
-            while gauge.inside and _alive(child):
+            entered, number_begun = monotonic(), gauge["begun"]
+            # The saves before have shown how long one takes.
+            wait_for = part * (took or 0.02) if number_begun >= saves else STUCK
+            while gauge.inside and monotonic() - entered < wait_for and _alive(child):
                 sleep(0.0002)
+            if gauge.inside and gauge["begun"] == number_begun:
+                break
+            # It was over sooner: the next one is aimed at.
             took = monotonic() - entered
         sleep(0.0005)
     inside = gauge.inside
