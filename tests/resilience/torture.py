@@ -176,7 +176,7 @@ def strike(child: int, gauge: Gauge, number: int, draw: random.Random, share: fl
     """
     begun = monotonic()
     end = begun + draw.uniform(0, LONGEST)
-    saves = draw.randint(1, 8) if draw.random() < share else 0
+    saves = draw.randint(1, 5) if draw.random() < share else 0
     part = draw.random()
     took = 0.0
     while _alive(child):
@@ -244,7 +244,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--signals", nargs="+", default=["KILL"], choices=["KILL", "TERM", "USR1", "INT"])
     parser.add_argument(
-        "--inside-saves", type=float, default=0.45, metavar="SHARE", help="of the kills, aimed at"
+        "--inside-saves", type=float, default=0.7, metavar="SHARE", help="of the kills, aimed at"
     )
     parser.add_argument("--jobs", type=int, default=2, help="trainings at the same time")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the runs here")
