@@ -1,3 +1,4 @@
+import gemmi
 import numpy as np
 import pytest
 
@@ -76,3 +77,26 @@ def test_remarks_but_465_are_left_out():
     lines = pdb_backbone_lines(text).splitlines()
     assert [line[:10] for line in lines if line.startswith(b"REMARK")] == [b"REMARK 465"]
     assert len(np.unique([len(line) for line in lines])) == 1
+
+
+def test_atoms_named_at_the_left_of_their_column_are_read(real_data):
+    """As some programs write them: ``CA  `` is then no calcium."""
+    text = read_content(real_data / "raw_cases" / "1ts9.pdb")
+    lines = text.split(b"\n")
+    left = [
+        line[:12] + line[12:16].strip().ljust(4) + line[16:]
+        if line.startswith((b"ATOM", b"HETATM"))
+        else line
+        for line in lines
+    ]
+    (chain,), _, _ = _told(text)
+    (found,), _, _ = _told(b"\n".join(left))
+    assert found == chain
+
+
+def test_one_row_is_kept_of_the_table_of_anisotropic_displacements(real_data):
+    text = read_content(real_data / "raw_cases" / "4zey.cif")
+    table = gemmi.cif.read_string(text).sole_block().find_mmcif_category("_atom_site_anisotrop.")
+    kept = gemmi.cif.read_string(mmcif_backbone_lines(text)).sole_block()
+    assert len(table) > 100
+    assert [list(row) for row in kept.find_mmcif_category("_atom_site_anisotrop.")] == [list(table[0])]

@@ -100,9 +100,13 @@ def protein_residues(structure: gemmi.Structure, edges: list[int]) -> Residues:
         far = ~(np.abs(found.position) <= MAX_COORDINATE).all(1)
         np.add.at(impossible, of_atom[far], 1)
         found.position[far] = np.nan
+    places = of_atom * len(BACKBONE_ATOMS) + found.slot
+    places_in_order, position = places[::-1], found.position[::-1]  # of two like atoms the first counts
+    if len(order):
+        places_in_order = np.concatenate([places_in_order, places[order]])
+        position = np.concatenate([position, found.position[order]])
     coords = np.full((len(starts), len(BACKBONE_ATOMS), 3), np.nan, dtype=np.float32)
-    # The last of several atoms in one place stays.
-    coords[of_atom[order], found.slot[order]] = found.position[order]
+    coords.reshape(-1, 3)[places_in_order] = position  # the last of several atoms in one place stays
 
     names = found.residue[holder]
     letters, kinds = letters_and_kinds(names)
@@ -194,25 +198,29 @@ class _BackboneAtoms:
     def preferred(
         self, starts: Int[np.ndarray, " l"], of_atom: Int[np.ndarray, " a"]
     ) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " l"]]:
-        """All atoms, those to be preferred last, and an atom of every residue that tells its name."""
-        order = np.arange(len(self))[::-1]  # of two like atoms the first counts
-        if not self.conformer.any():
-            return order, starts
+        """Atoms of residues with several conformations, those to be preferred last, and of every residue one atom.
+
+        That one tells its name.
+        """
+        if not np.count_nonzero(self.conformer):
+            return starts[:0], starts
         holder = starts.copy()
-        rank = np.zeros(len(self))
+        order: list[int] = []
         occupancy = self._flat.occ[self.index]
         stops = np.append(starts[1:], len(self))
         for residue in np.unique(of_atom[self.conformer != 0]).tolist():
-            atoms = slice(int(starts[residue]), int(stops[residue]))
+            start = int(starts[residue])
+            atoms = slice(start, int(stops[residue]))
             conformers = self.conformer[atoms].tolist()
             occupancies = [o if o == o else 0.0 for o in occupancy[atoms].tolist()]
             chosen = _preferred_conformer(conformers, occupancies, self.slot[atoms].tolist())
-            rank[atoms] = [
+            rank = [
                 3.0 if conformer == chosen else 2.0 if conformer == 0 else min(max(occupancy, 0.0), 1.0)
                 for conformer, occupancy in zip(conformers, occupancies, strict=True)
             ]
+            order += sorted(range(start + len(rank) - 1, start - 1, -1), key=lambda atom: rank[atom - start])
             holder[residue] += conformers.index(chosen)
-        return order[np.argsort(rank[order], kind="stable")], holder
+        return np.array(order), holder
 
     def protein(
         self,

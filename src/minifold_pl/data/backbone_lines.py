@@ -9,6 +9,7 @@ write them.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -20,6 +21,7 @@ _WORTH: Final = 0.8
 """Share of lines to be kept from which leaving out the others is not worth it."""
 _LONGEST: Final = 8
 _SPACE: Final = ord(" ")
+_LINE_END: Final = ord("\n")
 
 
 def _code(word: str) -> int:
@@ -29,6 +31,9 @@ def _code(word: str) -> int:
 _ATOM, _HETATM, _REMARK, _465 = map(_code, ("ATOM", "HETA", "REMA", " 465"))
 _RECORDS: Final = tuple(map(_code, ("TER ", "MODE", "ENDM", "SEQR", "MODR", "END ")))
 _PDB_NAMES: Final = tuple(map(_code, (" N  ", " CA ", " C  ", " O  ")))
+_PDB_SHIFTED: Final = frozenset(map(_code, ("N   ", "CA  ", "C   ", "O   ")))
+_FIRST: Final = 0xFF
+_SPACES: Final = _code("  ")
 _PDB_NAME_TEXTS: Final = (b" N  ", b" CA ", b" C  ", b" O  ")
 _SAMPLE: Final = 32
 _PDB_SUGAR: Final = _code(" C1'")
@@ -36,6 +41,7 @@ _MMCIF_NAMES: Final = tuple(map(_code, ("N  ", "CA ", "C  ", "O  ")))
 _MMCIF_SUGAR: Final = _code('"C1\'"')
 _WATER: Final = _code("HOH")
 _ATOM_SITE: Final = b"\n_atom_site."
+_ANISOTROPY: Final = b"\n_atom_site_anisotrop."
 _TOKEN: Final = re.compile(rb"'[^'\n]*'(?=\s)|\"[^\"\n]*\"(?=\s)|\S+")
 _ROW: Final = (b"ATOM ", b"HETATM ")
 
@@ -46,7 +52,8 @@ class _Lines:
     def __init__(self, text: bytes, start: int, stop: int, width: int) -> None:
         self._text, self._start, self._width = text, start, width
         self.count = (stop - start) // width
-        self.even = (stop - start) % width == 0 and bool((self.column(width - 1, 1) == ord("\n")).all())
+        ends = self.column(width - 1, 1)
+        self.even = (stop - start) % width == 0 and not np.count_nonzero(ends != _LINE_END)
 
     def column(self, place: int, size: int) -> UInt64[np.ndarray, " n"]:
         """``size`` bytes of every line from ``place`` on: 1, 4, or any number up to 8 that ends within the line."""
@@ -57,16 +64,27 @@ class _Lines:
         column = np.ndarray((self.count,), dtype, rest, self._start + place, (self._width,))
         return column if size in (1, 4, 8) else column & ((1 << 8 * size) - 1)
 
+    def are_columns(self, spans: Sequence[tuple[int, int]]) -> bool:
+        """Whether in all lines something stands at the place of each span, and spaces before it and at its end."""
+        firsts = [place for place, _ in spans]
+        ends = [place + size - 1 for place, size in spans]
+        before = [place - 1 for place in firsts if place]
+        lines = np.frombuffer(self._text, np.uint8, self.count * self._width, self._start)
+        letters = lines.reshape(self.count, self._width)[:, [*firsts, *ends, *before]]
+        first, end, gap = np.split(letters, [len(firsts), 2 * len(firsts)], axis=1)
+        return not ((first <= _SPACE).any() or (end > _SPACE).any() or (gap != _SPACE).any())
+
     def chosen(self, keep: Bool[np.ndarray, " n"]) -> bytes:
         """Some of the lines."""
         lines = np.frombuffer(self._text, np.uint8, self.count * self._width, self._start)
-        return lines.reshape(self.count, self._width)[keep].tobytes()
+        return lines.reshape(self.count, self._width).take(keep.nonzero()[0], 0).tobytes()
 
 
 def pdb_backbone_lines(text: bytes) -> bytes | None:
-    """A PDB file's text with backbone atoms alone; None where lines differ in length or there is little to gain.
+    """A PDB file's text with backbone atoms alone.
 
-    Every chain keeps a line, and nucleic acids one a residue; remarks but for 465 are left out, too.
+    Every chain keeps a line, and nucleic acids one a residue; remarks but for 465 are left out, too. None where there
+    is little to gain, lines differ in length, or names of atoms begin in another column than the format has them.
     """
     width = text.find(b"\n") + 1
     if width not in _WIDTHS:
@@ -74,18 +92,23 @@ def pdb_backbone_lines(text: bytes) -> bytes | None:
     lines = _Lines(text, 0, len(text), width)
     if _sample(text, width) > _WORTH or not lines.even:
         return None
-    record = lines.column(0, 4)
+    record, name = lines.column(0, 4).copy(), lines.column(12, 4).copy()
     het = record == _HETATM
-    atom = (record == _ATOM) | het
-    name = lines.column(12, 4)
-    keep = _is_one_of(name, _PDB_NAMES) & atom
-    others = (~atom).nonzero()[0]
-    if keep.sum() + len(others) > _WORTH * lines.count:
+    atom = record == _ATOM
+    shifted = atom & (name >> 16 == _SPACES) & (name & _FIRST != _SPACE)  # of HETATM it is calcium
+    if not _PDB_SHIFTED.isdisjoint(name[shifted].tolist()):
         return None
-    keep &= ~(het & (lines.column(17, 3) == _WATER))
+    atom |= het
+    keep = _is_one_of(name, _PDB_NAMES)
+    keep &= atom
+    others = (~atom).nonzero()[0]
+    if np.count_nonzero(keep) + len(others) > _WORTH * lines.count:
+        return None
+    _leave_water_out(keep, het, lines, 17)
     _keep_a_line_of_every_chain(keep, atom, lines.column(21, 1), name == _PDB_SUGAR)
-    keep[others] = _is_one_of(record[others], _RECORDS)
-    remarks = others[record[others] == _REMARK]
+    record = record[others]
+    keep[others] = _is_one_of(record, _RECORDS)
+    remarks = others[record == _REMARK]
     keep[remarks] = lines.column(6, 4)[remarks] == _465
     return lines.chosen(keep)
 
@@ -103,11 +126,11 @@ def mmcif_backbone_lines(text: bytes) -> bytes | None:
 
     Every chain keeps a row, and nucleic acids one a residue.
     """
-    tags, start = _atom_site_tags(text)
+    tags, start = _tags(text, _ATOM_SITE)
     if not tags or not text.startswith(_ROW, start):
         return None
     width = text.find(b"\n", start) + 1 - start
-    stop = text.find(b"\n#", start) + 1 or len(text)
+    stop = _end_of_table(text, start)
     places = [token.start() - start for token in _TOKEN.finditer(text, start, start + width)]
     if width < 1 or stop - start < width or len(places) != len(tags):
         return None
@@ -120,38 +143,56 @@ def mmcif_backbone_lines(text: bytes) -> bytes | None:
     group, name, component = map(spans.get, (b"group_pdb", b"label_atom_id", b"label_comp_id"))
     if group is None or name is None or component is None or chain is None or chain[1] > _LONGEST:
         return None
-    if not lines.even or not all(_is_column(lines, *span) for span in (group, name, component, chain)):
+    if not lines.even or not lines.are_columns((group, name, component, chain)):
         return None
-    het = lines.column(group[0], 4) == _HETATM
-    atom = (lines.column(group[0], 4) == _ATOM) | het
+    record = lines.column(group[0], 4).copy()
+    het = record == _HETATM
+    atom = het | (record == _ATOM)
     keep = _is_one_of(lines.column(name[0], 3), _MMCIF_NAMES)
-    if not atom.all() or keep.sum() > _WORTH * lines.count:
+    if not atom.all() or np.count_nonzero(keep) > _WORTH * lines.count:
         return None
-    keep &= ~(het & (lines.column(component[0], 3) == _WATER))
+    _leave_water_out(keep, het, lines, component[0])
     sugar = lines.column(name[0], min(name[1], _LONGEST)) == _MMCIF_SUGAR
     _keep_a_line_of_every_chain(keep, atom, lines.column(*chain), sugar)
-    return b"".join([text[:start], lines.chosen(keep), text[stop:]])
+    return b"".join([text[:start], lines.chosen(keep), _without_anisotropy(text[stop:])])
 
 
-def _atom_site_tags(text: bytes) -> tuple[list[bytes], int]:
-    """Names of the columns of the atoms' table, and where its first row begins."""
+def _without_anisotropy(text: bytes) -> bytes:
+    """The text with one row of the table of anisotropic displacements, which is as long as that of the atoms."""
+    tags, start = _tags(text, _ANISOTROPY)
+    width = text.find(b"\n", start) + 1 - start
+    stop = _end_of_table(text, start)
+    if not tags or width < 1 or stop - start < width or len(text[start : start + width].split()) != len(tags):
+        return text
+    return text[: start + width] + text[stop:] if _Lines(text, start, stop, width).even else text
+
+
+def _end_of_table(text: bytes, start: int) -> int:
+    """Where the first line with ``#`` begins, or the text ends."""
+    place = text.find(b"#", start)  # one letter is found far faster than two
+    while place >= 0 and text[place - 1] != _LINE_END:
+        place = text.find(b"#", place + 1)
+    return place if place >= 0 else len(text)
+
+
+def _tags(text: bytes, category: bytes) -> tuple[list[bytes], int]:
+    """Names of the columns of a table, and where its first row begins."""
     tags: list[bytes] = []
-    place = text.find(_ATOM_SITE) + 1
-    while place and text.startswith(_ATOM_SITE[1:], place):
+    place = text.find(category) + 1
+    while place and text.startswith(category[1:], place):
         end = text.find(b"\n", place)
-        tags.append(text[place + len(_ATOM_SITE) - 1 : end].strip().lower())
+        tags.append(text[place + len(category) - 1 : end].strip().lower())
         place = end + 1
     return tags, place
 
 
-def _is_column(lines: _Lines, place: int, width: int) -> bool:
-    """Whether something stands at ``place`` in all lines, and spaces before and at the end of the column."""
-    if (
-        not (lines.column(place, 1) > _SPACE).all()
-        or not (lines.column(place + width - 1, 1) <= _SPACE).all()
-    ):
-        return False
-    return place == 0 or bool((lines.column(place - 1, 1) == _SPACE).all())
+def _leave_water_out(
+    keep: Bool[np.ndarray, " n"], het: Bool[np.ndarray, " n"], lines: _Lines, residue: int
+) -> None:
+    """Water's O is called as that of a residue; ``residue``: the column of its name."""
+    found = (keep & het).nonzero()[0]
+    if len(found):
+        keep[found] = lines.column(residue, 3)[found] != _WATER
 
 
 def _keep_a_line_of_every_chain(
@@ -161,12 +202,18 @@ def _keep_a_line_of_every_chain(
     sugar: Bool[np.ndarray, " n"],
 ) -> None:
     """Keep one atom a nucleotide, and one of a chain of other things, since all chains are told of."""
-    gone = set(chain[atom].tolist()) - set(chain[keep].tolist())
+    gone = _distinct(chain[atom]) - _distinct(chain[keep])
     if not gone:
         return
     keep |= atom & sugar & _is_one_of(chain, tuple(gone))
-    for code in gone - set(chain[keep].tolist()):
+    for code in gone - _distinct(chain[keep]):
         keep[(atom & (chain == code)).argmax()] = True
+
+
+def _distinct(codes: UInt64[np.ndarray, " n"]) -> set[int]:
+    """The different numbers of a column that changes seldom."""
+    changes = (codes[1:] != codes[:-1]).nonzero()[0] + 1
+    return {*codes[:1].tolist(), *codes[changes].tolist()}
 
 
 def _is_one_of(codes: UInt64[np.ndarray, " n"], wanted: tuple[int, ...]) -> Bool[np.ndarray, " n"]:

@@ -102,12 +102,12 @@ def pack_columns(
 
     Both are None where residue numbers are unknown. Nothing is checked.
     """
-    known = ~np.isnan(coords).all((0, 2))  # by kind of atom
-    has_coords = bool(known.any())
-    parts = (HAS_COORDS if has_coords else 0) | (0 if numbers is None else HAS_RESIDUE_IDS)
-    parts |= HAS_BACKBONE if np.delete(known, CA_ATOM).any() else 0
+    flat = coords.reshape(len(coords), -1)  # a row a residue
+    known = {atom for atom in range(len(BACKBONE_ATOMS)) if _any_known(flat[:, 3 * atom : 3 * atom + 3])}
+    parts = (HAS_COORDS if known else 0) | (0 if numbers is None else HAS_RESIDUE_IDS)
+    parts |= HAS_BACKBONE if known - {CA_ATOM} else 0
     pieces = [
-        np.ascontiguousarray(coords, dtype="<f4").tobytes() if has_coords else b"",
+        np.ascontiguousarray(coords, dtype="<f4").tobytes() if known else b"",
         b"" if numbers is None else numbers.astype("<i4").tobytes(),
         np.array(breaks, dtype="<u4").tobytes(),
         residue_tokens(sequence).tobytes(),
@@ -128,3 +128,8 @@ def pack_columns(
         cluster=cluster,
         representative=representative,
     )
+
+
+def _any_known(values: Float[np.ndarray, "l 3"]) -> bool:
+    # The first residue nearly always settles it.
+    return bool((values[:1] == values[:1]).any()) or not bool(np.isnan(values).all())

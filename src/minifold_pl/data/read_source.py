@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from minifold_pl.constants import BACKBONE_ATOMS, C_ATOM, CA_ATOM, N_ATOM, O_ATOM
-from minifold_pl.data.backbone_atoms import NO_NUMBER
 from minifold_pl.data.cath_domains import Domain, DomainTable, cut_domains, label_chain
 from minifold_pl.data.chain_set import RecordProblem, parse_line
 from minifold_pl.data.outcome import Entry, Outcome, Problem
@@ -141,13 +140,14 @@ def _chain(chain: StructureChain, structure: str, min_length: int, min_complete:
     coords = chain.coords
     seen = ~np.isnan(coords[..., 0])
     stray = _stray(coords)
-    if stray.any():
+    if np.count_nonzero(stray):
         coords = np.where(stray[..., None], np.float32(np.nan), coords)
         seen = ~np.isnan(coords[..., 0])
         problems.append(Problem("repaired", "atoms far from their Cα left out", f"{stray.sum()}", name))
-    ca_only = not seen[:, [N_ATOM, C_ATOM]].any()
-    whole = seen[:, CA_ATOM] if ca_only else seen[:, [N_ATOM, CA_ATOM, C_ATOM]].all(1)
-    observed, complete = int(seen[:, CA_ATOM].sum()), int(whole.sum())
+    n, ca, c = (seen[:, atom] for atom in (N_ATOM, CA_ATOM, C_ATOM))
+    ca_only = not np.count_nonzero(n | c)
+    observed = np.count_nonzero(ca)
+    complete = observed if ca_only else np.count_nonzero(n & ca & c)
 
     def dropped(reason: str, detail: str) -> Entry:
         return Entry((Problem("dropped", reason, detail, name),))
@@ -160,8 +160,8 @@ def _chain(chain: StructureChain, structure: str, min_length: int, min_complete:
             f"under {100 * min_complete:g} % complete",
             f"{100 * complete / len(chain):.1f} % of {len(chain)} residues have {atoms}",
         )
-    trace = coords[seen[:, CA_ATOM], CA_ATOM]
-    together = int((_squared(trace[1:] - trace[:-1]) < _SAME_PLACE**2).sum())
+    trace = coords[ca, CA_ATOM]
+    together = np.count_nonzero(_squared(trace[1:] - trace[:-1]) < _SAME_PLACE**2)
     if together > _MOST_IN_ONE_PLACE * observed:
         return dropped("residues in one place", f"{together} of {observed}")
     if ca_only:
@@ -185,6 +185,7 @@ def _squared(vectors: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n"]:
 
 
 def _sound_numbers(chain: StructureChain) -> bool:
+    if np.abs(chain.numbers, dtype=np.int64).max(initial=0) >= 10**9:  # NO_NUMBER, too
+        return False
     codes = chain.insertions
-    letters = (codes == 0) | ((codes | 32) - ord("a") < 26)
-    return bool((chain.numbers > NO_NUMBER).all() and (np.abs(chain.numbers) < 10**9).all() and letters.all())
+    return not np.count_nonzero(codes) or bool(((codes == 0) | ((codes | 32) - ord("a") < 26)).all())

@@ -111,9 +111,10 @@ def peptide_bonds(coords: Float[np.ndarray, "l 4 3"], breaks: tuple[int, ...] = 
     peptide = _lengths(coords[1:, N_ATOM] - coords[:-1, C_ATOM])
     trace = _lengths(coords[1:, CA_ATOM] - coords[:-1, CA_ATOM])
     # A missing Cα makes `trace` NaN, and every comparison with NaN is False: no bond.
-    joined = np.where(np.isnan(peptide), trace <= CA_TRACE_CUTOFF, peptide <= PEPTIDE_BOND_CUTOFF)
-    bonded[:-1] = joined & ~np.isnan(trace)
-    bonded[list(breaks)] = False
+    joined = np.where(peptide == peptide, peptide <= PEPTIDE_BOND_CUTOFF, trace <= CA_TRACE_CUTOFF)
+    np.logical_and(joined, trace == trace, out=bonded[:-1])
+    if breaks:
+        bonded[list(breaks)] = False
     return bonded
 
 

@@ -233,7 +233,7 @@ class _Reader:
             numbers = run.numbers.tolist() if run.plainly_numbered else None
             places = placed_at_once(run.letters, full, numbers)
             if places is None and (missing := self._remark_465.get(chain.name)):
-                places = placed_between(run.letters, _ids(run.numbers, run.insertions), missing, full)
+                places = placed_between(run.letters, run.numbers, run.insertions, missing, full)
             if places is not None:
                 return places
             self._structure.assign_label_seq_id(force=True)  # gemmi's alignment
@@ -270,21 +270,31 @@ class _Reader:
     ) -> list[str]:
         """What the file numbers the residues at ``places`` of a full sequence, none of which was observed."""
         if self._block is not None:
-            numbers = [self._scheme.get((subchain, place), "") for place in places]
+            numbers = [self._scheme_number(subchain, place) for place in places]
             return numbers if all(numbers) else []
         return [n for n, _ in self._remark_465.get(chain, ()) if is_between(before, n, after)]
 
+    def _scheme_number(self, subchain: str, place: int) -> str:
+        """Residue number and insertion code, from ``_pdbx_poly_seq_scheme``; empty where it gives none."""
+        table, rows = self._scheme
+        row = rows.get((subchain, str(place + 1)))
+        if row is None:
+            return ""
+        found = table[row]
+        residue_id = found.str(2) + (found.str(3) if found.has(3) else "")
+        return residue_id if is_residue_id(residue_id) else ""
+
     @cached_property
-    def _scheme(self) -> dict[tuple[str, int], str]:
-        """Residue number and insertion code by subchain and place, from ``_pdbx_poly_seq_scheme``."""
+    def _scheme(self) -> tuple[gemmi.cif.Table, dict[tuple[str, str], int]]:
+        """``_pdbx_poly_seq_scheme``, and its rows by subchain and place from 1."""
         assert self._block is not None
         tags = ["asym_id", "seq_id", "pdb_seq_num", "?pdb_ins_code"]
-        scheme = {}
-        for row in self._block.find("_pdbx_poly_seq_scheme.", tags):
-            residue_id = row.str(2) + (row.str(3) if row.has(3) else "")
-            if row[1].isdecimal() and is_residue_id(residue_id):
-                scheme[row.str(0), int(row[1]) - 1] = residue_id
-        return scheme
+        table = self._block.find("_pdbx_poly_seq_scheme.", tags)
+        if not len(table):
+            return table, {}
+        chains, places = list(table.column(0)), list(table.column(1))
+        names = {chain: gemmi.cif.as_string(chain) for chain in set(chains)}
+        return table, {(names[c], p): row for row, (c, p) in enumerate(zip(chains, places, strict=True))}
 
     @cached_property
     def _remark_465(self) -> dict[str, list[tuple[str, str]]]:
@@ -385,9 +395,7 @@ def _consecutive(chain: gemmi.Chain, run: Residues) -> list[int] | None:
 
 def _labels(chain: gemmi.Chain, index: Int[np.ndarray, " l"]) -> list[int | None]:
     """``label_seq`` less one of the residues that hold the chain's atoms ``index``."""
-    sizes, labels = [], []
-    for residue in chain:
-        sizes.append(len(residue))
-        labels.append(residue.label_seq)
-    holders = np.searchsorted(np.cumsum(sizes), index, side="right").tolist()
-    return [None if (label := labels[holder]) is None else label - 1 for holder in holders]
+    stops = np.cumsum([len(residue) for residue in chain])
+    holders = stops.searchsorted(index, side="right").tolist()
+    labels = [chain[holder].label_seq for holder in holders]
+    return [None if label is None else label - 1 for label in labels]

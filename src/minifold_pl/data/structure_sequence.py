@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 
+import numpy as np
+from jaxtyping import Int, UInt8
+
 from minifold_pl.data.records import split_residue_id
 
 _MAX_CONFLICT: Final = 0.05
 """Share of residues in which atoms and full sequence may differ before the sequence is held to be another chain's."""
+_LARGEST_NUMBER: Final = 10**9
 _INSERTION_CODES: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -37,25 +41,31 @@ def placed_at_once(observed: str, full: str, numbers: Sequence[int] | None) -> l
 
 
 def placed_between(
-    observed: str, ids: Sequence[str], missing: Sequence[tuple[str, str]], full: str
+    observed: str,
+    numbers: Int[np.ndarray, " l"],
+    insertions: UInt8[np.ndarray, " l"],
+    missing: Sequence[tuple[str, str]],
+    full: str,
 ) -> list[int] | None:
     """Places of the observed residues when those that the file calls missing, (number, letter), fill the rest.
 
-    None where the two sorted by number are not the full sequence.
+    None where the two sorted by number are not the full sequence, or the observed ones are not in its order.
     """
-    try:
-        rows = [
-            (split_residue_id(number), letter, True) for number, letter in zip(ids, observed, strict=True)
-        ]
-        rows += [(split_residue_id(number), letter, False) for number, letter in missing]
-    except ValueError:
+    codes = insertions[insertions != 0].tobytes()
+    sound = (not codes or codes.isalpha()) and bool((np.abs(numbers, dtype=np.int64) < _LARGEST_NUMBER).all())
+    if not sound or len(observed) + len(missing) != len(full):
         return None
-    rows.sort(key=lambda row: row[0])
-    if "".join([letter for _, letter, _ in rows]) != full:
+    ids = [split_residue_id(number) for number, _ in missing]
+    unobserved = np.array([number << 8 | (ord(code) if code else 0) for number, code in ids], dtype=np.int64)
+    keys = np.concatenate([numbers.astype(np.int64) << 8 | insertions, unobserved])
+    order = keys.argsort(kind="stable")
+    letters = np.frombuffer((observed + "".join([letter for _, letter in missing])).encode(), dtype=np.uint8)
+    if letters[order].tobytes() != full.encode():
         return None
-    places = [place for place, (_, _, seen) in enumerate(rows) if seen]
-    in_order = [number for number, _, seen in rows if seen] == [split_residue_id(number) for number in ids]
-    return places if in_order else None
+    places = (order < len(observed)).nonzero()[0]
+    seen = order[places]  # observed residues by number; of one number in the file's order
+    in_order = np.array_equal(keys[seen], keys[: len(observed)])
+    return places.tolist() if in_order else None
 
 
 def placement(labels: Sequence[int | None], full: str) -> list[int] | None:
