@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import pickle
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from minifold_pl.constants import CA_ATOM, NO_LABEL
+from minifold_pl.constants import BACKBONE_ATOMS, CA_ATOM, NO_LABEL
 from minifold_pl.geometry.backbone import backbone_from_torsions
 from minifold_pl.metrics import classes, functional
 from minifold_pl.metrics.chain_mean import ChainMean
@@ -85,24 +87,46 @@ def test_every_exported_function_and_class_is_registered() -> None:
         assert score.metric.higher_is_better == score.higher_is_better
 
 
+@pytest.fixture(scope="session")
+def real_backbones(real_data) -> tuple[Tensor, Tensor]:
+    """100 complete real chains of at most 128 residues, N, Cα, C and O, and their mask, Å."""
+    chains: list[Tensor] = []
+    with gzip.open(real_data / "ci_small.jsonl.gz", "rt") as file:
+        for line in file:
+            coords = json.loads(line)["coords"]
+            chain = torch.stack([torch.tensor(coords[atom]) for atom in BACKBONE_ATOMS], 1)
+            if chain.isfinite().all():
+                chains.append(chain)
+    backbone = torch.nn.utils.rnn.pad_sequence(chains[:100], batch_first=True)
+    return backbone, torch.arange(backbone.shape[1]) < torch.tensor([len(c) for c in chains[:100]])[:, None]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_real_chains_score_what_the_registry_says(name, real_backbones) -> None:
+    score = SCORES[name]
+    backbone, mask = real_backbones
+    truth = values(score, arguments(score, backbone, mask))
+    mirrored = values(score, arguments(score, backbone * torch.tensor([-1.0, 1.0, 1.0]), mask, backbone))
+    if score.truth is None:
+        assert truth.unique().numel() > 1  # it does depend on the chain
+    else:
+        torch.testing.assert_close(truth, torch.full_like(truth, score.truth), atol=1e-3, rtol=0)
+    same = (mirrored - truth).abs() < 1e-5
+    if score.sees_mirror is None:
+        assert same.any() and not same.all()
+    else:
+        assert (same != score.sees_mirror).all()
+
+
 @pytest.mark.parametrize("name", [n for n in EVERY if SCORES[n].truth is not None])
 def test_truth_is_perfect_and_noise_is_not(name) -> None:
     score = SCORES[name]
     backbone, mask = backbones()
     expected = torch.full((len(LENGTHS),), score.truth, dtype=torch.float64)
-    perfect = values(score, perfect_arguments(score, backbone, mask))
+    perfect = values(score, arguments(score, backbone, mask))
     torch.testing.assert_close(perfect, expected, atol=1e-4, rtol=0)
     worse = values(score, arguments(score, noised(backbone), mask, backbone))
     assert ((worse - expected).abs() > 1e-3).all()
-
-
-def perfect_arguments(score: Score, backbone: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-    if score.takes == "contacts":
-        # More pairs are asked for than a short chain has contacts, unless only those are there to be asked for.
-        everything = torch.zeros_like(backbone)
-        everything[..., 0] = torch.arange(backbone.shape[1])[:, None] * 0.01
-        return arguments(score, everything, mask)
-    return arguments(score, backbone, mask)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -112,7 +136,7 @@ def test_a_mirror_image_is_seen_or_cannot_be_as_the_registry_says(name) -> None:
     mirror = backbone * torch.tensor([-1.0, 1.0, 1.0])
     truth = values(score, arguments(score, backbone, mask))
     mirrored = values(score, arguments(score, mirror, mask, backbone))
-    if score.sees_mirror:
+    if score.sees_mirror is not False:
         assert ((mirrored - truth).abs() > 0.02).any()
     else:
         torch.testing.assert_close(mirrored, truth, atol=1e-5, rtol=0, equal_nan=True)

@@ -24,9 +24,12 @@ class Score:
     takes: Takes
     """Arguments."""
     truth: float | None
-    """What the truth, given as the prediction, scores; None where that depends on the chain."""
-    sees_mirror: bool
-    """Whether the mirror image of the truth scores something else: what looks at distances alone cannot."""
+    """What the truth, given as the prediction, scores; None where that depends on the chain: of real ones some have
+    clashes, and some fewer contacts than the pairs that are asked for."""
+    sees_mirror: bool | None
+    """Whether the mirror image of a chain of four residues or more scores something else: what looks at distances
+    alone cannot. None where that depends on the chain: the secondary structure of a Cα trace is told by signed angles,
+    but also by distances, and of every eighth real chain a mirror image keeps all of it."""
     higher_is_better: bool | None
     """None where neither is."""
 
@@ -104,13 +107,12 @@ SCORES: Final[dict[str, Score]] = {
         sees_mirror=False,
         higher_is_better=None,
     ),
-    # Two of its criteria are angles with a sign: a mirror image loses some strands and ends of helices.
     "secondary_structure_agreement": Score(
         function=F.secondary_structure_agreement,
         metric=classes.SecondaryStructureAgreement,
         takes="pair",
         truth=1.0,
-        sees_mirror=True,
+        sees_mirror=None,
         higher_is_better=True,
     ),
     "ca_bond_share": Score(
@@ -125,7 +127,7 @@ SCORES: Final[dict[str, Score]] = {
         function=F.clash_count,
         metric=classes.ClashCount,
         takes="trace",
-        truth=0.0,
+        truth=None,
         sees_mirror=False,
         higher_is_better=False,
     ),
@@ -134,7 +136,7 @@ SCORES: Final[dict[str, Score]] = {
         metric=classes.HelixContent,
         takes="trace",
         truth=None,
-        sees_mirror=True,
+        sees_mirror=None,
         higher_is_better=None,
     ),
     "strand_content": Score(
@@ -142,7 +144,7 @@ SCORES: Final[dict[str, Score]] = {
         metric=classes.StrandContent,
         takes="trace",
         truth=None,
-        sees_mirror=True,
+        sees_mirror=None,
         higher_is_better=None,
     ),
     "backbone_helix_content": Score(
@@ -173,7 +175,7 @@ SCORES: Final[dict[str, Score]] = {
         function=F.contact_precision,
         metric=classes.ContactPrecision,
         takes="contacts",
-        truth=1.0,
+        truth=None,
         sees_mirror=False,
         higher_is_better=True,
     ),
