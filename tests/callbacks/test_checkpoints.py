@@ -11,6 +11,7 @@ from minifold_pl.callbacks.checkpoints import BestCheckpoint, ResumeCheckpoint
 from minifold_pl.checkpoint.contents import read_checkpoint
 from minifold_pl.checkpoint.io import AtomicCheckpointIO
 from minifold_pl.checkpoint.newest import find_newest
+from minifold_pl.run.events import read_events
 
 
 def _names(folder) -> list[str]:
@@ -129,6 +130,42 @@ def test_a_best_one_that_is_gone_is_replaced_by_the_next(tiny, make_trainer, tmp
     make_trainer(best, ResumeCheckpoint(), max_epochs=5).fit(tiny, ckpt_path=str(start), weights_only=True)
     assert best.best_step == 15
     assert best.best_score == pytest.approx(4.2)
+
+
+@pytest.mark.parametrize("best_first", [True, False])
+def test_damaged_checkpoints_that_nothing_goes_on_from_are_set_aside_and_reported_too(
+    tiny, make_trainer, tmp_path, best_first: bool
+) -> None:
+    def callbacks(**settings) -> list[pl.Callback]:
+        both = [BestCheckpoint(), ResumeCheckpoint(keep_last=-1, **settings)]
+        return both if best_first else both[::-1]
+
+    plugins = [AtomicCheckpointIO()]
+    make_trainer(*callbacks(), max_epochs=3, plugins=plugins).fit(tiny)
+    folder = tmp_path / "checkpoints"
+    for name in ("best.ckpt", "resume-00000003.ckpt"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:900])
+    start = folder / "resume-00000009.ckpt"
+    make_trainer(*callbacks(every_n_steps=1), max_epochs=5, plugins=[AtomicCheckpointIO()]).fit(
+        tiny, ckpt_path=str(start), weights_only=True
+    )
+
+    assert {name for name in _names(tmp_path) if name.endswith(".damaged")} == {
+        "best.ckpt.damaged", "resume-00000003.ckpt.damaged",
+    }  # fmt: skip
+    assert not (folder / "resume-00000003.ckpt").exists()
+    told = [e for e in read_events(tmp_path / "events.jsonl") if e["event"] == "checkpoint_damaged"]
+    assert {(e["file"], e["step"]) for e in told} == {
+        ("best.ckpt.damaged", 6), ("resume-00000003.ckpt.damaged", 3),
+    }  # fmt: skip
+    # Worse than what was lost, and the best there is; nothing spoke of the lost one in between.
+    assert read_checkpoint(folder / "best.ckpt")["global_step"] == 15
+    (scores,) = [
+        state
+        for key, state in read_checkpoint(folder / "resume-00000010.ckpt")["callbacks"].items()
+        if key.startswith("BestCheckpoint")
+    ]
+    assert (scores["best_model_score"], scores["best_step"]) == (None, -1)
 
 
 def test_a_score_that_is_no_number_is_never_the_best(tiny, make_trainer, tmp_path, monkeypatch) -> None:

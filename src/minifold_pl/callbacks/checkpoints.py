@@ -188,6 +188,10 @@ class BestCheckpoint(Checkpoint):
         """Share the saver, or have one of its own."""
         self._saver = saver_of(trainer) or Saver()
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Search anew where the restored scores are those of a file that was damaged, and set aside, or removed."""
+        self._forget_what_is_gone(trainer)
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save if this is the best so far."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
@@ -196,9 +200,7 @@ class BestCheckpoint(Checkpoint):
         if score is None:
             return
         self._saver.settle(trainer, wait=True)
-        if not agreed(trainer, (_folder(trainer) / self.FILE).is_file()):
-            # Damaged and set aside, or removed: do not wait for something better than a file that is gone.
-            self.best_score, self.best_step = None, -1
+        self._forget_what_is_gone(trainer)
         self.current_score = score
         waiting = None if self._unwritten is None else self._unwritten.about["score"]
         if not (self._better(score, self.best_score) and self._better(score, waiting)):
@@ -243,6 +245,11 @@ class BestCheckpoint(Checkpoint):
         self.best_step = state_dict["best_step"]
         self.current_score = state_dict["current_score"]
 
+    def _forget_what_is_gone(self, trainer: pl.Trainer) -> None:
+        """Do not wait for something better than a file that is not there, and let no checkpoint speak of it."""
+        if not agreed(trainer, (_folder(trainer) / self.FILE).is_file()):
+            self.best_score, self.best_step = None, -1
+
     def _try_again(self, trainer: pl.Trainer) -> None:
         job = self._unwritten
         if job is None or not self._saver.due_again(trainer):
@@ -278,13 +285,18 @@ class BestCheckpoint(Checkpoint):
 
 
 def tidy(trainer: pl.Trainer) -> None:
-    """Remove what killed saves left behind and set damaged checkpoints aside, with an event for each."""
+    """Remove what killed saves left behind and set damaged checkpoints aside, with an event for each.
+
+    Every checkpoint of the folder is read, not only those a run would go on from: the best one is what is used in
+    the end, and older ones are what is left when the newest is lost. In ``setup``, so that whoever looks for a
+    file when training starts finds only whole ones.
+    """
     folder = _folder(trainer)
     if not folder.is_dir():
         return
     sweep(folder)
     for damaged in find_newest(folder, set_aside=True).damaged:
-        log.warning("damaged checkpoint set aside as %s: %s", damaged.path, damaged.reason)
+        log.warning("damaged checkpoint, now %s: %s", damaged.path, damaged.reason)
         note(trainer, "checkpoint_damaged", file=damaged.path.name, step=damaged.step, reason=damaged.reason)
 
 

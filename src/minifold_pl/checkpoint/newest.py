@@ -35,13 +35,14 @@ class Damaged:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """The newest whole checkpoint of a folder, and the damaged ones that claim to be newer or claim nothing."""
+    """The newest whole checkpoint of a folder, and the damaged ones that were met on the way to it."""
 
     path: Path | None
     """None: no checkpoint of the folder is whole."""
     step: int
     """Optimizer steps in it; -1 without one."""
     damaged: tuple[Damaged, ...]
+    """Those that claim to be newer, or claim nothing; all of the folder where they were to be set aside."""
 
 
 def find_newest(folder: str | os.PathLike[str], *, set_aside: bool = False) -> Found:
@@ -52,9 +53,9 @@ def find_newest(folder: str | os.PathLike[str], *, set_aside: bool = False) -> F
 
     Args:
         folder: Searched for ``*.ckpt``, subfolders not.
-        set_aside: Rename the damaged ones that were met (``x.ckpt`` → ``x.ckpt.damaged``), so that nothing picks
-            them up again; but only where a whole one was found: otherwise they may be all there is. Only for
-            the folder's one writer.
+        set_aside: Read every checkpoint of the folder, the older ones too, and rename the damaged ones
+            (``x.ckpt`` → ``x.ckpt.damaged``), so that nothing picks them up again; but only where a whole one
+            was found: otherwise they may be all there is. Only for the folder's one writer.
     """
     best: tuple[int, Path] | None = None
     second_choice: tuple[int, Path] | None = None
@@ -62,13 +63,16 @@ def find_newest(folder: str | os.PathLike[str], *, set_aside: bool = False) -> F
     candidates = [(claimed_step(path), path) for path in Path(folder).glob("*.ckpt") if path.is_file()]
     for claimed, path in sorted(candidates, reverse=True):
         # One that claims nothing is not ours, or damaged and to be told.
-        if best is not None and 0 <= claimed <= best[0]:
+        outranked = best is not None and 0 <= claimed <= best[0]
+        if outranked and not set_aside:
             continue
         try:
             # A save cut off between manifest and rename leaves the older content under the newer claim.
             step, resumable = _examine(path)
         except CheckpointError as error:
             damaged.append(Damaged(path=path, reason=" ".join(str(error).split()), step=claimed))
+            continue
+        if outranked:
             continue
         if not resumable:
             second_choice = second_choice or (step, path)
