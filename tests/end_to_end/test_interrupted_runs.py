@@ -212,3 +212,53 @@ def test_two_starts_of_a_run_write_one_offline_run_id(fit, folder: RunFolder, mo
     written = [path.parent.name for path in (folder.path / "wandb").glob("offline-run-*/*.wandb")]
     assert len(written) == 2
     assert all(name.endswith(run_id) for name in written)
+
+
+def test_an_accepted_learning_rate_and_decay_are_trained_with(fit, folder: RunFolder, tmp_path: Path) -> None:
+    """A loaded optimizer and schedule bring their own: without :func:`take_rates` the change was in name only."""
+    shutil.copytree(folder.path, tmp_path / "same")
+    same = RunFolder(tmp_path / "same")
+    fit(same, 3)
+    optimizer = "--model.init_args.optimizer"
+    fit(folder, 3, f"{optimizer}.lr", "0.05", f"{optimizer}.weight_decay", "0.2", "--accept-changes")
+    changed, unchanged = (
+        torch.load(run.checkpoints / "resume-00000006.ckpt", weights_only=True) for run in (folder, same)
+    )
+    groups = [content["optimizer_states"][0]["param_groups"] for content in (changed, unchanged)]
+    assert {group["weight_decay"] for group in groups[0]} == {0.2, 0.0}
+    old = yaml.safe_load(same.config.read_text())["model"]["init_args"]["optimizer"]["lr"]
+    for now, before in zip(*groups, strict=True):
+        assert now["lr"] / before["lr"] == pytest.approx(0.05 / old)
+    first, second = (
+        _raw(folder.checkpoints / "resume-00000006.ckpt"),
+        _raw(same.checkpoints / "resume-00000006.ckpt"),
+    )
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_second_signal_on_the_way_out_does_not_change_the_exit_code(
+    arguments, tmp_path: Path, again: signal.Signals
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    command = [*PROGRAM, *arguments, "--run.dir", str(folder.path), "--trainer.max_epochs", "100000"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while "saved" not in {event["event"] for event in read_events(folder.events)}:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        # The end of an interpreter with its libraries takes about a second.
+        while process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+            process.send_signal(again)
+    assert process.returncode == RETRY
+
+
+def test_fewer_epochs_than_are_finished_is_told_in_a_line(arguments, fit, folder: RunFolder, capsys) -> None:
+    fit(folder, 3)
+    where = ["--run.dir", str(folder.path), "--trainer.max_epochs", "2"]
+    assert main([*arguments, *where]) == 2
+    assert "has 3 finished epochs, and trainer.max_epochs is 2" in capsys.readouterr().err

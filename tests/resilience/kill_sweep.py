@@ -29,6 +29,8 @@ from tests.resilience.training import Case, kill_at, make_store, outcome, run_to
 EPOCHS, BATCHES = 3, 6
 """Of the small training, at accumulation 1."""
 
+PLACES_IN_A_BATCH = ("on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end")
+
 
 class Kill(NamedTuple):
     """One case of the sweep."""
@@ -62,11 +64,25 @@ def cases() -> list[Case]:
 def kills(case: Case) -> Iterator[Kill]:
     """Every batch, in turn at its start, before its step and at its end; and the places around validation."""
     batches = BATCHES // case.ranks
+    turn = cases().index(case)
     for k in range(EPOCHS * batches):
-        yield Kill(case, ("on_train_batch_start", "on_train_batch_end")[k % 2], k)
+        # Neither the epoch nor the place in a window goes with the place in the batch.
+        place = ("on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end")[
+            (k + k // batches + turn) % 3
+        ]
+        if place == "on_before_optimizer_step":
+            yield Kill(case, place, _steps_before(case, k, batches))
+        else:
+            yield Kill(case, place, k)
     for epoch in range(EPOCHS):
-        for place in ("on_validation_batch_end", "on_validation_end", "on_train_epoch_end"):
+        for place in ("on_validation_batch_end", "sampling", "on_validation_end", "on_train_epoch_end"):
             yield Kill(case, place, epoch)
+
+
+def _steps_before(case: Case, batch: int, batches: int) -> int:
+    """Optimizer steps before the one that batch ``batch`` of the training belongs to."""
+    per_epoch = -(-batches // case.accumulation)
+    return batch // batches * per_epoch + batch % batches // case.accumulation
 
 
 def sweep(chosen: Sequence[Kill], folder: Path, jobs: int) -> list[str]:

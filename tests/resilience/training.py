@@ -184,10 +184,12 @@ def outcome(run: Path) -> dict[str, str]:
     newest = latest_valid(run / "checkpoints")
     assert newest is not None, f"no checkpoint in {run}"
     content = torch.load(newest, weights_only=True)
-    parts = {name: _digest(content[name]) for name in sorted(content) if name != "loops"}
+    parts = {name: _digest(content[name]) for name in sorted(content)}
     for name in ("metrics.csv", "ddim.jsonl"):
         if (run / name).is_file():
             parts[name] = hashlib.sha256((run / name).read_bytes()).hexdigest()
+    for path in sorted((run / "samples").rglob("*.pdb")):
+        parts[str(path.relative_to(run))] = hashlib.sha256(path.read_bytes()).hexdigest()
     best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     parts["best"] = _digest({name: best[name] for name in ("state_dict", "epoch", "global_step")})
     return parts

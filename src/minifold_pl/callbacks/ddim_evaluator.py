@@ -16,6 +16,7 @@ from minifold_pl.callbacks import ddim_scores
 from minifold_pl.callbacks.ddim_scores import MODEL, SEQUENCE, Rows, choose_chains, share_of
 from minifold_pl.callbacks.ddim_table import print_table, summary_line
 from minifold_pl.callbacks.ema import EMA
+from minifold_pl.callbacks.leaving import Boundaries
 from minifold_pl.callbacks.structure_files import write_structures
 from minifold_pl.checkpoint.atomic import atomic_write_text
 from minifold_pl.data.collate import collate
@@ -23,7 +24,6 @@ from minifold_pl.data.dataset import ChainDataset
 from minifold_pl.metrics.bootstrap import Interval, bootstrap_interval
 from minifold_pl.modules.diffusion import DiffusionModule
 from minifold_pl.modules.sampling import SamplerConfig
-from minifold_pl.run import stop
 
 RECORDS = "ddim.jsonl"
 _LOGGED = ("ddim/", "baseline/", f"{SEQUENCE}/", f"{SEQUENCE}_gain/")
@@ -195,8 +195,9 @@ class DDIMEvaluator(pl.Callback):
     def _evaluate(self, trainer: pl.Trainer, module: DiffusionModule) -> dict[str, float]:
         chains = _validation_chains(trainer)
         chosen = choose_chains(chains, self.chains, self.seed)
-        share = share_of(chains, chosen, trainer.global_rank, trainer.world_size)
-        rows, structures = self._scores(trainer, module, chains, share)
+        shares = [share_of(chains, chosen, rank, trainer.world_size) for rank in range(trainer.world_size)]
+        share = shares[trainer.global_rank]
+        rows, structures = self._scores(trainer, module, chains, share, max(map(len, shares)))
         saved = {i: structures[i] for i in chosen[: self.save] if i in structures}
         rows, saved = _gathered(trainer, _Share(share, rows, saved), chosen)
         self._rows = {row: intervals(values) for row, values in rows.items()}
@@ -226,13 +227,14 @@ class DDIMEvaluator(pl.Callback):
         return values
 
     def _scores(
-        self, trainer: pl.Trainer, module: DiffusionModule, chains: ChainDataset, share: list[int]
+        self, trainer: pl.Trainer, module: DiffusionModule, chains: ChainDataset, share: list[int], most: int
     ) -> tuple[Rows, dict[int, Tensor]]:
+        boundaries = Boundaries(trainer, -(-most // self.batch_size))
         rows, structures = ddim_scores.sampled_rows(
             module, chains, share, self.sampler, samples=self.samples, batch_size=self.batch_size,
-            searched=self.searched, seed=self.seed,
-            between_batches=_leave_where_asked if trainer.world_size == 1 else lambda: None,
+            searched=self.searched, seed=self.seed, between_batches=boundaries,
         )  # fmt: skip
+        boundaries.finish()
         if self.one_step:
             found = ddim_scores.one_step_rows(
                 module,
@@ -364,12 +366,6 @@ def _validation_chains(trainer: pl.Trainer) -> ChainDataset:
             "ProteinDataModule, or set ddim.every_n_epochs to 0"
         )
     return chains
-
-
-def _leave_where_asked() -> None:
-    name = stop.requested()
-    if name is not None:
-        raise stop.RunInterrupted(name)
 
 
 def _plain(cell: Interval) -> dict[str, float | None]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 
 from minifold_pl.callbacks.checkpoints import ResumeCheckpoint
-from minifold_pl.run import stop
-from minifold_pl.run.stop import STOP_SIGNALS, RunInterrupted
+from minifold_pl.callbacks.leaving import leave_where_asked
+from minifold_pl.run.stop import RunInterrupted
 
 
 class StopOnSignal(pl.Callback):
@@ -29,7 +28,7 @@ class StopOnSignal(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave at once where the request came during the start."""
-        self._answer(trainer)
+        leave_where_asked(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -37,7 +36,7 @@ class StopOnSignal(pl.Callback):
         """Leave after this optimizer step."""
         if not trainer.fit_loop.epoch_loop._should_accumulate():
             self._after_step = True
-            self._answer(trainer)
+            leave_where_asked(trainer)
             self._after_step = False
 
     def on_validation_batch_end(
@@ -51,7 +50,7 @@ class StopOnSignal(pl.Callback):
     ) -> None:
         """Leave after this batch."""
         if trainer.state.fn == "fit":
-            self._answer(trainer)
+            leave_where_asked(trainer)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -61,14 +60,3 @@ class StopOnSignal(pl.Callback):
             for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning's connector
                 if isinstance(callback, ResumeCheckpoint):
                     callback.save_now(trainer)
-
-    def _answer(self, trainer: pl.Trainer) -> None:
-        name = stop.requested()
-        if trainer.world_size > 1:
-            names = [signal.name for signal in STOP_SIGNALS]
-            mine = 0 if name is None else names.index(name) + 1
-            flag = torch.tensor(mine, device=trainer.strategy.root_device)
-            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-            name = names[int(flag) - 1] if int(flag) else None
-        if name is not None:
-            raise RunInterrupted(name)

@@ -42,6 +42,7 @@ from minifold_pl.checkpoint.io import AtomicCheckpointIO
 from minifold_pl.checkpoint.newest import set_aside_later
 from minifold_pl.cli.configs import expand_config_arguments
 from minifold_pl.cli.errors import UserError
+from minifold_pl.cli.processes import leave_time_to_the_main_process
 from minifold_pl.cli.run_config import RunConfig
 from minifold_pl.cli.run_start import AlreadyDone, Entered, enter, newest_whole
 from minifold_pl.data.datamodule import ProteinDataModule
@@ -182,6 +183,7 @@ class MinifoldCLI(LightningCLI):
             # Signals have one owner, run/stop.py: Lightning's handlers save inside the handler or end with code 0.
             trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
             self.datamodule.worker_init = ignore_in_worker
+            leave_time_to_the_main_process()
             notice_deaths_at_the_loader()
         if self.subcommand == "predict":
             trainer.callbacks.append(StructureFiles())  # type: ignore[attr-defined]

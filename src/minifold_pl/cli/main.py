@@ -13,7 +13,7 @@ from minifold_pl.cli.allocator import return_large_blocks
 from minifold_pl.cli.errors import UserError
 from minifold_pl.run import exit_codes
 from minifold_pl.run.halt import RunEnded
-from minifold_pl.run.stop import RunInterrupted, listening
+from minifold_pl.run.stop import RunInterrupted, ignore, listen_for_good, listening
 
 LIGHTNING = {
     "fit": "train a model; on the folder of a run it goes on with that run",
@@ -106,4 +106,9 @@ def _lightning(args: list[str]) -> int:
 
 def entry_point() -> None:
     """The console script."""
-    sys.exit(main())
+    if sys.argv[1:2] != ["fit"]:
+        sys.exit(main())
+    listen_for_good()
+    code = main()
+    ignore()
+    sys.exit(code)

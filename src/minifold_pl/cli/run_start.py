@@ -83,6 +83,11 @@ def enter(
     exits.callback(lease.release)
     checkpoint = chosen or newest_whole(folder)
     before = read_marker(folder.marker)
+    _refuse_a_lower_limit(config, checkpoint)
+    if checkpoint is None and before is not None and before.step > 0:
+        told = f"no checkpoint is left in {folder.checkpoints}, though the run has been at step {before.step}"
+        print(f"{told}: it begins anew", file=sys.stderr, flush=True)
+        append_event(folder.events, "checkpoints_missing", was_at=before.step)
     begin(
         folder,
         config,
@@ -96,6 +101,20 @@ def enter(
     step = _step(checkpoint)
     _count_start(folder, step, run.max_fruitless_starts)
     return Entered(checkpoint=checkpoint, step=step, lease=lease)
+
+
+def _refuse_a_lower_limit(config: Mapping[str, Any], checkpoint: Path | None) -> None:
+    limit = dict(config.get("trainer") or {}).get("max_epochs")
+    if checkpoint is None or limit is None or limit < 0:
+        return
+    loops = read_checkpoint(checkpoint).get("loops") or {}
+    finished = loops.get("fit_loop", {}).get("epoch_progress", {}).get("current", {}).get("processed", 0)
+    if finished > limit:
+        raise UserError(
+            f"{checkpoint.name} has {finished} finished epochs, and trainer.max_epochs is {limit}; "
+            "give a larger limit, or begin anew with --fresh",
+            exit_code=2,
+        )
 
 
 def newest_whole(folder: RunFolder) -> Path | None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 import minifold_pl
 from minifold_pl.constants import AMINO_ACIDS, CLS, EOS, FIRST_RESIDUE, NO_LABEL
@@ -20,6 +21,7 @@ from minifold_pl.modules.optim import (
     build_optimizer,
     build_scheduler,
     group_rates,
+    take_rates,
 )
 from minifold_pl.types import Coordinates, ProteinBatch
 
@@ -111,6 +113,13 @@ class MinifoldModule(pl.LightningModule):
         if batches == float("inf"):
             raise ValueError("the training data must have a known number of batches")
         return max(1, ceil(batches / self.trainer.accumulate_grad_batches))
+
+    def on_train_start(self) -> None:
+        """Train with the config's rates, also where the state that was read brought those of an earlier one."""
+        optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        if isinstance(optimizer, torch.optim.Optimizer) and isinstance(scheduler, LambdaLR):
+            configured = build_optimizer(self.named_parameters(), self.optimizer_config)
+            take_rates(optimizer, scheduler, configured)
 
     # --- randomness ------------------------------------------------------------------------------
 

@@ -212,6 +212,31 @@ def build_scheduler(optimizer: Optimizer, schedule: LRSchedule, steps_per_epoch:
     return {"scheduler": scheduler, "interval": schedule.interval, "frequency": 1, "name": "lr"}
 
 
+def take_rates(optimizer: Optimizer, scheduler: LambdaLR, configured: Optimizer) -> None:
+    """Give an optimizer whose state was loaded the settings of a freshly built one; its moments stay.
+
+    A loaded state brings the learning rates, decays and betas of the config that wrote it. With the same config
+    nothing changes, to the last bit.
+
+    Args:
+        optimizer: Whose state was loaded, with the groups of ``configured``.
+        scheduler: Its schedule, at the place where the state was saved.
+        configured: As :func:`build_optimizer` makes it.
+    """
+    scheduler.base_lrs = [group["lr"] for group in configured.param_groups]
+    for group, wanted in zip(optimizer.param_groups, configured.param_groups, strict=True):
+        for name in ("weight_decay", "betas", "eps"):
+            group[name] = wanted[name]
+        group["initial_lr"] = wanted["lr"]
+    rates = [
+        peak * factor(scheduler.last_epoch)
+        for peak, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
+
+
 def group_rates(optimizer: Optimizer) -> Mapping[str, float]:
     """The current learning rate of each named group."""
     return {g["name"]: float(g["lr"]) for g in optimizer.param_groups if not g["name"].endswith("/vectors")}

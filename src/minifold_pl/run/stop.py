@@ -82,6 +82,22 @@ def listening() -> Iterator[None]:
         _REQUEST.name = None
 
 
+def listen_for_good() -> None:
+    """Take over the stop signals for the rest of the process: it is there to train."""
+    _REQUEST.depth += 1
+    for number in STOP_SIGNALS:
+        signal.signal(number, _REQUEST.handle)
+
+
+def ignore() -> None:
+    """From now on no stop signal matters: the process is on its way out, with the code that says how it ended.
+
+    Ending an interpreter with its libraries takes a second, and ``SIG_IGN`` outlives Python's own handlers.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def ignore_in_worker(_: int = 0) -> None:
     """For data workers: a stop request is the trainer's to answer, which needs them until it has."""
     for number in STOP_SIGNALS:
