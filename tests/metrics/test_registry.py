@@ -207,6 +207,72 @@ def test_metric_gives_the_mean_of_its_function_over_batches_and_can_be_reset(nam
     torch.testing.assert_close(pickle.loads(pickle.dumps(metric)).compute(), expected, equal_nan=True)
 
 
+@pytest.mark.parametrize("name", [n for n in EVERY if SCORES[n].takes in ("pair", "contacts")])
+@pytest.mark.parametrize("filling", [float("nan"), float("inf")])
+def test_a_truth_that_is_not_known_where_the_mask_says_so_is_refused_by_name(name, filling) -> None:
+    score = SCORES[name]
+    backbone, mask = backbones()
+    first, truth, mask = arguments(score, noised(backbone), mask, backbone)
+    truth = truth.clone()
+    truth[1, 7, 2] = filling
+    with pytest.raises(ValueError, match=r"truth of chain 1 of the batch is .* at residue 7"):
+        score.function(first, truth, mask)
+
+
+WORST = {"rmsd": float("inf"), "rg_ratio": float("inf"), "clash_count": 31 * 32 / 2, "diversity": 2 / 3}
+"""Of a chain of 33 residues; 0 for every other score."""
+
+
+@pytest.mark.parametrize("name", [n for n in EVERY if SCORES[n].takes != "contacts"])
+def test_a_prediction_without_numbers_scores_worst_and_stays_in_the_mean(name) -> None:
+    score = SCORES[name]
+    backbone, mask = backbones()
+    lost = backbone.clone()
+    lost[2] = float("nan")
+    found = values(score, arguments(score, lost, mask, backbone))
+    whole = values(score, arguments(score, backbone, mask))
+    assert found[2] == pytest.approx(WORST.get(name, 0), abs=1e-5)
+    torch.testing.assert_close(found[:2], whole[:2])
+    lost = backbone.clone()
+    lost[2, 5] = float("inf")
+    assert not values(score, arguments(score, lost, mask, backbone)).isnan().any()
+
+
+@pytest.mark.parametrize("name", of("pair"))
+@pytest.mark.parametrize("size", [1e4, 1e6, 1e12, 1e20, 3e38])
+def test_a_prediction_that_ran_away_has_a_score_and_a_bad_one(name, size) -> None:
+    score = SCORES[name]
+    backbone, mask = backbones()
+    away = size * torch.randn(backbone.shape, generator=torch.Generator().manual_seed(4))
+    found = values(score, arguments(score, away.clamp(-3.4e38, 3.4e38), mask, backbone))
+    assert not found.isnan().any()
+    if score.higher_is_better and name != "secondary_structure_agreement":
+        assert (found < 0.01 + 4 / 25).all() if name.startswith("gdt") else (found < 0.05).all()
+    elif not score.higher_is_better:
+        assert (found > 100).all()
+
+
+@pytest.mark.parametrize("name", [n for n in of("pair") if SCORES[n].higher_is_better])
+def test_one_residue_that_ran_away_costs_one_residue(name) -> None:
+    score = SCORES[name]
+    backbone, mask = backbones()
+    away = backbone.clone()
+    away[:, 20] = 1e20
+    found = values(score, arguments(score, away, mask, backbone))
+    if "kabsch" not in name:
+        assert (found > 1 - 8 / 25).all()
+    assert (found < 1).all()
+
+
+@pytest.mark.parametrize("name", ["tm_score", "gdt_ts", "gdt_ha"])
+@pytest.mark.parametrize("extent", [1e3, 1e5, 1e8])
+def test_equal_chains_of_any_extent_are_equal(name, extent) -> None:
+    generator = torch.Generator().manual_seed(5)
+    ca = extent * torch.randn(2, 60, 3, generator=generator, dtype=torch.float64)
+    found = SCORES[name].function(ca, ca, torch.ones(2, 60, dtype=torch.bool))
+    torch.testing.assert_close(found, torch.ones_like(found), atol=1e-3, rtol=0)
+
+
 def test_truth_is_left_alone_by_every_score() -> None:
     backbone, mask = backbones()
     for score in SCORES.values():

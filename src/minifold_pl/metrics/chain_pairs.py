@@ -10,6 +10,9 @@ from torch import Tensor
 
 from minifold_pl.metrics.tm import tm_d0
 
+FARTHEST = 1e4
+"""Å from the chain's median: no protein is that long, and float32 cannot hold the squares of more."""
+
 
 class ChainPairs(NamedTuple):
     """Chains to superpose, their valid residues first, shortest chain first; float64."""
@@ -42,7 +45,7 @@ def pack_pairs(
     """The valid residues moved to the front in their order, so that runs pass over gaps; the rest is 0.
 
     Each chain is moved to its median, so that rounding depends neither on where in space it lies nor on a few
-    residues far away. Also returns the medians.
+    residues far away; those beyond 10,000 Å are brought to that distance. Also returns the medians.
     """
     order = mask.byte().sort(dim=-1, descending=True, stable=True).indices
     order = order[:, : max(1, int(mask.sum(-1).max()))]
@@ -52,7 +55,11 @@ def pack_pairs(
     def pack(x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.double().gather(1, index)
         middle = x.masked_fill(~valid[..., None], torch.nan).nanmedian(1).values
-        return (x - middle[:, None]).where(valid[..., None], x.new_zeros(())), middle
+        x = (x - middle[:, None]).where(valid[..., None], x.new_zeros(()))
+        # The largest entry first: the square of a diverged coordinate may be infinite.
+        size = x.abs().amax(-1, keepdim=True).clamp(min=1)
+        away = size * (x / size).square().sum(-1, keepdim=True).sqrt()
+        return torch.where(away > FARTHEST, (x / size) * (FARTHEST / (away / size)), x), middle
 
     pred, pred_middle = pack(pred)
     true, true_middle = pack(true)

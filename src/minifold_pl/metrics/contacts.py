@@ -10,6 +10,7 @@ from torch import Tensor
 
 from minifold_pl.constants import CONTACT_CUTOFF, LONG_RANGE, MEDIUM_RANGE
 from minifold_pl.geometry.measures import pairwise_distances
+from minifold_pl.metrics.finite import require_finite_truth
 
 
 class SeparationRange(NamedTuple):
@@ -43,7 +44,11 @@ def contact_precision(
     tied at the end of the list count as their mean, so that a score with few distinct values does not
     depend on the order of a sort. ``logits`` is read above the diagonal. NaN where the range holds no
     pair.
+
+    Raises:
+        ValueError: ``ca`` has a NaN or inf at a valid residue.
     """
+    require_finite_truth(ca, mask)
     pair = _pairs(mask, separation)
     score = logits.to(torch.promote_types(logits.dtype, torch.float32))
     # A NaN would sort first: a map that holds one ranks it last, and never as a hit.
@@ -70,7 +75,11 @@ def contact_recall(
 
     Over all pairs it says little: nearly half of all contacts have |i − j| ≤ 2, and a predictor that knows
     the separation alone reaches 0.7. Read it beside :func:`contact_precision` at long range.
+
+    Raises:
+        ValueError: ``ca`` has a NaN or inf at a valid residue.
     """
+    require_finite_truth(ca, mask)
     contact = contact_map(ca) & _pairs(mask, separation)
     found = (logits.sigmoid() > threshold) & contact
     return found.sum((-1, -2)) / contact.sum((-1, -2))

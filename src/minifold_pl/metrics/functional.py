@@ -7,6 +7,7 @@ Of a trace alone, ``(ca [b l 3], mask [b l])``: :func:`ca_bond_share` (and ``bon
 :func:`helix_content`, :func:`strand_content`. Of a backbone ``[b l 4 3]``: :func:`backbone_helix_content`,
 :func:`backbone_strand_content`. Of samples ``[b s l 3]``: :func:`diversity`. Of contact logits ``[b l l]``:
 :func:`contact_precision`, :func:`contact_recall`.
+A prediction that is not finite scores worst, a truth that is not is a ValueError (:mod:`minifold_pl.metrics.finite`).
 Of two: :func:`searched_scores` gives TM and both GDTs from one search, :func:`tm_superposition` the pose as well.
 """
 

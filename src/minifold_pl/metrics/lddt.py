@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from minifold_pl.geometry.precision import full_precision
+from minifold_pl.metrics.finite import require_finite_truth
 
 INCLUSION_RADIUS = 15.0
 """Å: pairs nearer than this in the truth count."""
@@ -21,7 +22,10 @@ def lddt_ca(
 
     Mariani et al. 2013, Bioinformatics 29:2722, with Cα atoms alone; the share is taken over all pairs of
     the chain at once. Distances know no handedness: a mirror image scores 1. Two unrelated chains score
-    about 0.3. NaN where no two valid residues are near each other.
+    about 0.3. NaN where no two valid residues are near each other; distances that are not numbers are not kept.
+
+    Raises:
+        ValueError: The truth has a NaN or inf at a valid residue.
     """
     kept, pairs = _kept(pred, true, mask)
     return kept.sum(-1) / pairs.sum(-1)
@@ -40,6 +44,7 @@ def _kept(
     pred: Float[Tensor, "b l 3"], true: Float[Tensor, "b l 3"], mask: Bool[Tensor, "b l"]
 ) -> tuple[Float[Tensor, "b l"], Float[Tensor, "b l"]]:
     """Per residue: the kept distances, each worth the share of tolerances that it meets, and all of them."""
+    require_finite_truth(true, mask)
     distance = _distances(true)
     error = (_distances(pred) - distance).abs()
     others = ~torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)

@@ -8,6 +8,10 @@ from torch import Tensor
 
 from minifold_pl.geometry.precision import full_precision
 from minifold_pl.geometry.superpose import superpose
+from minifold_pl.metrics.finite import require_finite_truth
+
+_FARTHEST = 1e100
+"""Å."""
 
 
 @full_precision
@@ -18,12 +22,18 @@ def kabsch_distances(
 
     Masked residues get 0 and take no part. A prediction with a NaN or inf at a valid residue has no pose:
     its distances are infinite, so that it scores worst and does not drop out of an average.
+
+    Raises:
+        ValueError: The truth has a NaN or inf at a valid residue.
     """
+    require_finite_truth(true, mask)
     dtype = pred.dtype
     # float64: a chain of 500 residues far from the origin leaves float32 too few digits for 1e-4 Å.
     pred, true = (x.double().masked_fill(~mask[..., None], 0) for x in (pred, true))
     sound = pred.isfinite().all(-1).all(-1)
-    moved = superpose(pred.masked_fill(~sound[:, None, None], 0), true, mask)
+    # Products of what a float64 can hold would be infinite, and a covariance NaN.
+    pred = pred.masked_fill(~sound[:, None, None], 0).clamp(-_FARTHEST, _FARTHEST)
+    moved = superpose(pred, true, mask)
     distances = (moved - true).square().sum(-1).sqrt()
     return distances.masked_fill(~sound[:, None], torch.inf).masked_fill(~mask, 0).to(dtype)
 

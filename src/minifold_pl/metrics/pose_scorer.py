@@ -17,8 +17,8 @@ FEWEST_NEIGHBOURS = 3
 """A pose needs three points: the cutoff for neighbours grows in steps until there are as many."""
 _CUTOFF_STEP = 0.5
 """Å."""
-_FARTHEST = 1e4
-"""Å from the chain's median; what lies farther away is moved there while searching, where float32 can hold it."""
+_WIDEST = 2e3
+"""Å; beyond, float32 loses the distances of two chains that are both so far extended."""
 _OUT_OF_REACH = 1e12
 """Å²; how far padding is from its place."""
 _TILE_SIZES = (8, 16, 32, 64)
@@ -40,11 +40,13 @@ class PoseScorer:
         self.near = self.d0.clamp(*_SEARCH_D0)
         self.cutoffs = cutoffs
         self.valid = pairs.valid
-        features = residue_features(*(x.clamp(-_FARTHEST, _FARTHEST) for x in (pairs.pred, pairs.true)))
+        features = residue_features(pairs.pred, pairs.true)
         features[..., -1].masked_fill_(~pairs.valid, _OUT_OF_REACH)
         features[..., :SUMS] *= pairs.valid[..., None]
+        wide = features.device.type == "cpu" and bool((pairs.true.abs() > _WIDEST).any())
+        dtype = torch.float64 if wide else _dtype(features)
         identity = _random_integers(width, features.device).expand(b, -1, -1)
-        self.features = torch.cat([features[..., :SUMS], identity], -1).mT.to(_dtype(features)).contiguous()
+        self.features = torch.cat([features[..., :SUMS], identity], -1).mT.to(dtype).contiguous()
         """What is summed over chosen residues: (b, 18, l)."""
         self.distances = features.mT.to(self.features.dtype).contiguous()
         """What squared distances are linear in: (b, 17, l)."""

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from minifold_pl.metrics.chain_pairs import ChainPairs, pack_pairs
+from minifold_pl.metrics.finite import require_finite_truth
 from minifold_pl.metrics.moments import SUMS, residue_features, rigid_motion
 from minifold_pl.metrics.pose import normaliser
 from minifold_pl.metrics.pose_polish import highest_share, highest_tm
@@ -39,7 +40,12 @@ def search_poses(
     length: Int[Tensor, " b"] | None,
     cutoffs: tuple[float, ...],
 ) -> tuple[Float[Tensor, "b s"], Frames]:
-    """TM and the share within each of ``cutoffs``, and the pose of the best TM."""
+    """TM and the share within each of ``cutoffs``, and the pose of the best TM.
+
+    Raises:
+        ValueError: The truth has a NaN or inf at a valid residue.
+    """
+    require_finite_truth(true, mask)
     whole = normaliser(mask, length)
     sound = pred.where(mask[..., None], pred.new_zeros(())).isfinite().all(-1).all(-1)
     scores = torch.zeros(len(pred), 1 + len(cutoffs), dtype=torch.float64, device=pred.device)

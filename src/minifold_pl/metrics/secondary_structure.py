@@ -33,6 +33,7 @@ from minifold_pl.geometry.measures import (
     pseudo_dihedrals,
 )
 from minifold_pl.geometry.precision import full_precision
+from minifold_pl.metrics.finite import finite_residues, require_finite_truth
 
 COIL, HELIX, STRAND = 0, 1, 2
 MASKED = -1
@@ -125,10 +126,15 @@ def secondary_structure_agreement(
 ) -> Float[Tensor, " b"]:
     """Share of residues whose helix, strand or coil is the truth's (Q3), from Cα alone; NaN without residues.
 
-    All coil agrees with a real chain in about half of its residues.
+    All coil agrees with a real chain in about half of its residues. A predicted residue whose position is not a number
+    is wrong, whatever the truth's.
+
+    Raises:
+        ValueError: The truth has a NaN or inf at a valid residue.
     """
+    require_finite_truth(true, mask)
     same = ca_secondary_structure(pred, mask, bonded) == ca_secondary_structure(true, mask, bonded)
-    return (same & mask).sum(-1) / mask.sum(-1)
+    return (same & finite_residues(pred, mask) & mask).sum(-1) / mask.sum(-1)
 
 
 def content(kinds: Int[Tensor, "b l"], kind: int) -> Float[Tensor, " b"]:
