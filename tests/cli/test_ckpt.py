@@ -207,7 +207,17 @@ def test_exporting_overwrites_nothing_unasked_and_never_its_source(
     assert (tmp_path / "b.pt").read_text() == "mine"
     assert main(["ckpt", "export", str(source), "--out", str(tmp_path / "c.pt"), "--weights", "raw"]) == 1
     assert "one set of weights only" in told()
+    assert main(["ckpt", "export", str(source), "--out", str(tmp_path / "b.pt" / "in_a_file.pt")]) == 1
+    assert "cannot write --out" in told()
     assert main(["ckpt", "export", str(source), "--out", str(tmp_path / "b.pt"), "--overwrite"]) == 0
+
+
+def test_exporting_what_is_not_there_onto_what_is_leaves_it(tmp_path: Path, told: Callable[[], str]) -> None:
+    (tmp_path / "b.pt").write_text("mine")
+    absent = str(tmp_path / "absent.ckpt")
+    assert main(["ckpt", "export", absent, "--out", str(tmp_path / "b.pt"), "--overwrite"]) == 1
+    assert "no checkpoint at" in told()
+    assert (tmp_path / "b.pt").read_text() == "mine"
 
 
 def test_tied_weights_can_be_exported(tmp_path: Path) -> None:
@@ -232,11 +242,14 @@ def test_rubbish_of_every_kind_is_told_in_a_line_by_every_command(
     with zipfile.ZipFile(tmp_path / "zip.ckpt", "w") as archive:
         archive.writestr("readme.txt", "hello")
     torch.save([1, 2], tmp_path / "list.ckpt")
+    ring: dict[str, Any] = {"state_dict": {}, "callbacks": {"a": {"b": []}}}
+    ring["callbacks"]["a"]["b"].append(ring["callbacks"])
+    torch.save(ring, tmp_path / "ring.ckpt")
     (tmp_path / "folder.ckpt").mkdir()
     os.mkfifo(tmp_path / "pipe.ckpt")
     names = [*sorted(path.name for path in tmp_path.iterdir()), "absent.ckpt"]
     for name in names:
-        if command == "verify" and name in ("evil.ckpt", "zip.ckpt", "list.ckpt", "folder.ckpt"):
+        if command == "verify" and name in ("evil.ckpt", "zip.ckpt", "list.ckpt", "ring.ckpt", "folder.ckpt"):
             continue  # whole archives whatever is in them, and a folder is searched
         path = str(tmp_path / name)
         more = {"diff": [str(untrained["contact"])], "export": ["--out", str(tmp_path / "out.pt")]}.get(

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from minifold_pl.checkpoint.atomic import sha256
 from minifold_pl.checkpoint.manifest import Content, read_manifest
+from minifold_pl.checkpoint.nesting import endless
 
 PROJECT_KEY: Final = "minifold_pl"
 """Where a checkpoint says which stage it is and how to build its module."""
@@ -91,7 +92,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, map_location: Any = "cpu") 
         map_location: As in :func:`torch.load`.
 
     Raises:
-        CheckpointError: As :func:`verify`, and where the file carries code or holds no dictionary.
+        CheckpointError: As :func:`verify`, and where the file carries code, holds no dictionary, or holds itself.
     """
     verify(path)
     return load_unverified(path, map_location=map_location)
@@ -115,6 +116,8 @@ def load_unverified(
         raise CheckpointError(f"cannot read checkpoint {path}: {first_line}") from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a training checkpoint")
+    if why := endless(checkpoint):
+        raise CheckpointError(f"{path} is not a training checkpoint: {why}")
     return checkpoint
 
 

@@ -152,9 +152,13 @@ def _run_export(args: argparse.Namespace) -> int:
         raise UserError(f"--out {out} ends in none of {', '.join(SUFFIXES)}", exit_code=2)
     if out.exists() and (out.is_dir() or not args.overwrite):
         raise UserError(f"--out {out} is there already: give another name, or --overwrite", exit_code=2)
-    if out.exists() and out.samefile(args.path):
+    # A checkpoint that is not there is told of below.
+    if out.exists() and args.path.exists() and out.samefile(args.path):
         raise UserError("--out is the checkpoint itself: its training state would be lost", exit_code=2)
-    with told_to_the_user():
-        count = export_weights(read_checkpoint(args.path), out, args.weights)
+    try:
+        with told_to_the_user():
+            count = export_weights(read_checkpoint(args.path), out, args.weights)
+    except OSError as error:
+        raise UserError(f"cannot write --out {out}: {error.strerror or error}") from error
     print(f"{out}: {count} tensors, {out.stat().st_size:,} bytes")
     return 0
