@@ -2,9 +2,10 @@
 
 Run ``python -m benchmarks.ingest``; real files are found through ``MINIFOLD_TEST_DATA`` or in ``../shared/data``.
 
-Reading is measured side by side in one process: gemmi parses a file, then this package reads it, file by file, so
-that both see the same state of the machine; best of several rounds each. What is compared is the sum over all files.
-``prepare`` as a whole (start of processes, checksums, journal, store) is compared with one process of gemmi, too.
+Reading is measured side by side in one process: pass after pass over some files of a class, gemmi's own parsing, then
+``read_structure``, then the whole way from a path to the bytes of its chains (checksum, checks, packing), so that all
+see the same state of the machine; medians over the passes. ``data prepare`` as a whole (start of processes, journal,
+store) is compared with as many processes of gemmi that do nothing but parse, their start included.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Final
 
 import gemmi
 import numpy as np
 
-from minifold_pl.data.chain_set import read_chain_set
+from minifold_pl.data.chain_set import MIN_LENGTH, read_chain_set
+from minifold_pl.data.read_source import MIN_COMPLETE, read_file
 from minifold_pl.data.records import ChainRecord
 from minifold_pl.data.store import ChainStore
 from minifold_pl.data.structure_file import read_structure
@@ -45,6 +48,8 @@ ENTRIES = (
     "103l.cif",
 )
 """Whole entries of the PDB archive, one model each."""
+LARGE = 150_000
+"""Bytes, unpacked."""
 INGRAHAM_CHAINS = 18_024
 
 
@@ -60,21 +65,24 @@ def real_data() -> Path:
 def make_files(data: Path, folder: Path, chains: int, copies: int) -> dict[str, list[Path]]:
     """Folders of files by kind: copies of whole entries, and exported chains (backbone alone)."""
     raw = [path for path in sorted((data / "raw_cases").iterdir()) if _gemmi_reads(path)]
-    sets: dict[str, list[Path]] = {
-        "raw cases": raw,
-        "entries, PDB": [],
-        "entries, mmCIF": [],
-        "backbones, PDB": [],
-        "backbones, mmCIF": [],
-    }
+    sets: dict[str, list[Path]] = {"raw cases": raw}
     for name in ENTRIES:
         content = (data / "raw_cases" / name).read_bytes()
-        kind = "entries, mmCIF" if ".cif" in name else "entries, PDB"
+        if name.endswith(".gz"):
+            content = gzip.decompress(content)
+        name = name.removesuffix(".gz")
+        kind = (
+            "mmCIF"
+            if name.endswith(".cif")
+            else f"PDB {'≥' if len(content) >= LARGE else '<'} {LARGE // 1000} kB"
+        )
+        packed = gzip.compress(content)
         for copy in range(copies):
-            path = folder / kind / f"{copy:04d}-{name}"
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(content)
-            sets[kind].append(path)
+            for ending, text in (("", content), (".gz", packed)):
+                path = folder / f"{kind}{ending}" / f"{copy:04d}-{name}{ending}"
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(text)
+                sets.setdefault(path.parent.name, []).append(path)
     records = (r for r in read_chain_set(data / "chain_set.jsonl.gz") if isinstance(r, ChainRecord))
     for record in islice(records, chains):
         chain = ObservedChain(name=record.name, sequence=record.sequence, coords=record.coords)
@@ -85,7 +93,7 @@ def make_files(data: Path, folder: Path, chains: int, copies: int) -> dict[str, 
             path = folder / kind / f"{record.name}.{ending}"
             path.parent.mkdir(exist_ok=True)
             path.write_text(writer(chain))
-            sets[kind].append(path)
+            sets.setdefault(kind, []).append(path)
     return sets
 
 
@@ -96,21 +104,24 @@ def _gemmi_reads(path: Path) -> bool:
         return False
 
 
-def seconds(work: object, path: Path) -> float:
-    """How long one call takes."""
+def chains_of(path: str) -> None:
+    """From a path to the bytes of its chains, as ``data prepare`` does it."""
+    read_file(path, MIN_LENGTH, MIN_COMPLETE)
+
+
+def seconds(work: Callable[[str], object], paths: list[str]) -> float:
+    """How long a pass over some files takes."""
     started = time.perf_counter()
-    work(str(path))  # type: ignore[operator]
+    for path in paths:
+        work(path)
     return time.perf_counter() - started
 
 
-def side_by_side(paths: Iterable[Path], rounds: int) -> tuple[float, float]:
-    """Seconds for all files by gemmi and by this package, the best round of each file."""
-    gemmis = ours = 0.0
-    for path in paths:
-        pairs = [(seconds(gemmi.read_structure, path), seconds(read_structure, path)) for _ in range(rounds)]
-        gemmis += min(a for a, _ in pairs)
-        ours += min(b for _, b in pairs)
-    return gemmis, ours
+def side_by_side(paths: list[str], rounds: int) -> list[float]:
+    """Seconds of a pass by gemmi, by ``read_structure``, and the whole way: medians of alternated passes."""
+    ways: list[Callable[[str], object]] = [gemmi.read_structure, read_structure, chains_of]
+    passes = [[seconds(way, paths) for way in ways] for _ in range(rounds)]
+    return [statistics.median(way) for way in zip(*passes, strict=True)]
 
 
 class PeakMemory:
@@ -144,6 +155,28 @@ class PeakMemory:
             yield from self._family(int(child))
 
 
+PARSE: Final = """
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+import gemmi
+
+def parse(path):
+    gemmi.read_structure(path)
+
+if __name__ == "__main__":
+    folder, processes = sys.argv[1:]
+    with ProcessPoolExecutor(int(processes)) as pool:
+        list(pool.map(parse, sorted(map(str, Path(folder).iterdir())), chunksize=32))
+"""
+"""A program that parses a folder and keeps nothing."""
+
+
+def run_gemmi(folder: Path, processes: int) -> float:
+    """Seconds of gemmi alone on as many cores as processes."""
+    return run([sys.executable, "-c", PARSE, str(folder), str(processes)], processes)[0]
+
+
 def run_prepare(sources: list[Path], out: Path, processes: int) -> tuple[float, int]:
     """Seconds and peak memory of ``data prepare`` on as many cores as processes."""
     command = [
@@ -155,6 +188,11 @@ def run_prepare(sources: list[Path], out: Path, processes: int) -> tuple[float, 
         *map(str, sources),
     ]
     command += ["--out", str(out), "--processes", str(processes), "--overwrite"]
+    return run(command, processes)
+
+
+def run(command: list[str], processes: int) -> tuple[float, int]:
+    """Seconds and peak memory of a program on as many cores as processes."""
     cores = sorted(os.sched_getaffinity(0))[:processes]
     started = time.monotonic()
     process = subprocess.Popen(
@@ -201,19 +239,27 @@ def main() -> None:
 def report(args: argparse.Namespace, data: Path, folder: Path) -> None:
     """All measurements, a line each."""
     sets = make_files(data, folder, args.chains, args.copies)
+    print(f"{'':32}{'one process':^26}{f'{args.processes} processes':^26}")
+    print(f"{'':32}{'gemmi':>8}{'read':>8}{'chains':>10}{'gemmi':>10}{'prepare':>9}{'share':>7}")
     print(
-        f"{'files':<20}{'count':>7}{'MB':>8}{'gemmi/s':>10}{'ours/s':>10}{'ratio':>8}   prepare/s of gemmi's"
+        f"{'files':<16}{'count':>7}{'kB each':>9}{'files/s':>8}{'of that rate':>18}{'files/s':>10}{'files/s':>9}"
     )
     for kind, paths in sets.items():
-        size = sum(path.stat().st_size for path in paths) / 1e6
-        some = paths[:: max(1, len(paths) // 200)]
-        gemmis, ours = side_by_side(some, args.rounds)
-        rates = (len(some) / gemmis, len(some) / ours)
-        line = f"{kind:<18}{len(paths):>7}{size:>8.1f}{rates[0]:>10.0f}{rates[1]:>10.0f}{gemmis / ours:>8.0%}"
+        size = sum(path.stat().st_size for path in paths) / len(paths) / 1e3
+        some = list(map(str, paths[:: max(1, len(paths) // 200)]))
+        parsed, read, whole = side_by_side(some, args.rounds)
+        line = f"{kind:<16}{len(paths):>7}{size:>9.0f}"
+        line += f"{len(some) / parsed:>8.0f}{parsed / read:>8.0%}{parsed / whole:>10.0%}"
         if len(paths) >= 500:  # else it is all in starting processes
-            walls = [run_prepare([folder / kind], folder / "store", args.processes)[0] for _ in range(3)]
-            rate = len(paths) / statistics.median(walls)
-            line += f"{rate:>12.0f}{rate * gemmis / len(some):>8.0%}"
+            walls = [
+                (
+                    run_gemmi(folder / kind, args.processes),
+                    run_prepare([folder / kind], folder / "store", args.processes)[0],
+                )
+                for _ in range(3)
+            ]
+            alone, prepared = (len(paths) / statistics.median(wall) for wall in zip(*walls, strict=True))
+            line += f"{alone:>10.0f}{prepared:>9.0f}{prepared / alone:>7.0%}"
         print(line, flush=True)
     source = folder / "chain_set.jsonl"
     repeated_chain_set(data, source, INGRAHAM_CHAINS)
