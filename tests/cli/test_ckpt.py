@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from minifold_pl.checkpoint.atomic import sha256
 from minifold_pl.checkpoint.io import save
+from minifold_pl.checkpoint.manifest import Content, Manifest, write_manifest
 from minifold_pl.cli.main import main
 from minifold_pl.modules.load import load_module
 
@@ -161,6 +162,29 @@ def test_verify_tells_what_is_whole_and_where_a_run_goes_on(
     assert pair[1].exists()
 
 
+@pytest.mark.parametrize("manifest", [False, True])
+def test_verify_refuses_a_whole_file_that_carries_code_and_runs_none(
+    tmp_path: Path, capsys, manifest: bool
+) -> None:
+    evil = tmp_path / "evil.ckpt"
+    torch.save({"state_dict": {}, "global_step": 3, "x": _Bomb(tmp_path / "touched")}, evil)
+    if manifest:
+        write_manifest(
+            evil,
+            Manifest(content=Content(sha256=sha256(evil), size=evil.stat().st_size, step=3, epoch=0)),
+        )
+    assert main(["ckpt", "verify", str(evil)]) == 1
+    shown = capsys.readouterr().out
+    assert "REFUSED" in shown
+    assert "carries code (posix.system) where only tensors and plain values are allowed" in shown
+    assert main(["ckpt", "verify", str(tmp_path), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    (found,) = told["checkpoints"]
+    assert (found["whole"], found["plain"], found["manifest"]) == (True, False, manifest)
+    assert told["newest"] == {str(tmp_path): None}
+    assert not (tmp_path / "touched").exists()
+
+
 def test_verify_of_a_folder_without_checkpoints_is_wrong_use(tmp_path: Path, told: Callable[[], str]) -> None:
     assert main(["ckpt", "verify", str(tmp_path)]) == 2
     assert "no checkpoint" in told()
@@ -249,8 +273,8 @@ def test_rubbish_of_every_kind_is_told_in_a_line_by_every_command(
     os.mkfifo(tmp_path / "pipe.ckpt")
     names = [*sorted(path.name for path in tmp_path.iterdir()), "absent.ckpt"]
     for name in names:
-        if command == "verify" and name in ("evil.ckpt", "zip.ckpt", "list.ckpt", "ring.ckpt", "folder.ckpt"):
-            continue  # whole archives whatever is in them, and a folder is searched
+        if command == "verify" and name == "folder.ckpt":
+            continue  # is searched
         path = str(tmp_path / name)
         more = {"diff": [str(untrained["contact"])], "export": ["--out", str(tmp_path / "out.pt")]}.get(
             command, []

@@ -45,7 +45,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     verify = commands.add_parser(
         "verify",
         help="whether checkpoints are whole, and which one a run would go on from",
-        description="Check every byte of checkpoints against their checksums. Ends with 1 if one is damaged.",
+        description=(
+            "Check every byte of checkpoints against their checksums, and that they hold plain state alone; nothing "
+            "in them is run. Ends with 1 if one is damaged, or carries code."
+        ),
     )
     verify.add_argument(
         "path",
@@ -115,7 +118,6 @@ def _run_diff(args: argparse.Namespace) -> int:
 
 
 def _run_verify(args: argparse.Namespace) -> int:
-    from minifold_pl.checkpoint.contents import CheckpointError, verify
     from minifold_pl.checkpoint.newest import find_newest
     from minifold_pl.cli.ckpt_tables import show_verified
     from minifold_pl.export.manifest import manifest_text
@@ -132,15 +134,26 @@ def _run_verify(args: argparse.Namespace) -> int:
                 found = find_newest(folder).path
                 newest[str(folder)] = None if found is None else found.name
         for checkpoint in paths:
-            try:
-                results.append({"path": str(checkpoint), "whole": True, **asdict(verify(checkpoint))})
-            except CheckpointError as error:
-                results.append({"path": str(checkpoint), "whole": False, "error": str(error)})
+            results.append(_verified(checkpoint))
     if args.json:
         print(manifest_text("ckpt verify", {"checkpoints": results, "newest": newest}), end="")
     else:
         show_verified(results, newest)
-    return 0 if all(result["whole"] for result in results) else 1
+    return 0 if all(result["plain"] for result in results) else 1
+
+
+def _verified(path: Path) -> dict[str, Any]:
+    """Whether its bytes are whole, and, if so, whether they are plain state."""
+    from minifold_pl.checkpoint.contents import CheckpointError, load_unverified, verify
+
+    told: dict[str, Any] = {"path": str(path), "whole": False, "plain": False}
+    try:
+        told |= {"whole": True, **asdict(verify(path))}
+        # Sound checksums say nothing of what the bytes are: whoever makes a file that carries code can make them too.
+        load_unverified(path, mmap=True)
+    except CheckpointError as error:
+        return {**told, "error": str(error)}
+    return {**told, "plain": True}
 
 
 def _run_export(args: argparse.Namespace) -> int:

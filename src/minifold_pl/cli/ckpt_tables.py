@@ -94,15 +94,16 @@ def show_differences(first: str, second: str, found: Differences) -> None:
 
 
 def show_verified(results: Sequence[Mapping[str, Any]], newest: Mapping[str, str | None]) -> None:
-    """Print which checkpoints are whole."""
+    """Print which checkpoints are whole, and which of those hold something that is not loaded."""
     console = Console()
     for result in results:
-        if result["whole"]:
+        if result["plain"]:
             step = "" if result["step"] is None else f", step {result['step']:,}"
             how = "" if result["manifest"] else ", no manifest beside it: by the archive's own checksums"
             line = f"whole    {result['path']} ({result['size']:,} bytes{step}{how})"
         else:
-            line = f"DAMAGED  {result['path']}: {result['error']}"
+            what = "REFUSED" if result["whole"] else "DAMAGED"
+            line = f"{what}  {result['path']}: {result['error']}"
         console.print(escape(line), highlight=False, soft_wrap=True)
     for folder, name in newest.items():
         told = "no checkpoint here is whole" if name is None else f"a run here goes on from {name}"
