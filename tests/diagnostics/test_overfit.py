@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -72,6 +73,36 @@ def test_steps_without_a_finite_loss_are_left_out_and_counted(contact, batch, mo
     assert found.skipped == 3
     assert all(torch.isfinite(p).all() for p in contact.parameters())
     assert "3 of them had no finite loss" in found.verdict()
+
+
+@pytest.mark.parametrize(("kind", "lr"), [("contact", 1e12), ("diffusion", 1e8), ("diffusion", float("inf"))])
+def test_a_learning_rate_far_too_high_ends_in_the_verdict_that_says_so(kind, lr, batch, request) -> None:
+    module = request.getfixturevalue(kind)
+    if kind == "diffusion":
+        module.sampler = SamplerConfig(steps=2)
+    found = overfit(module, batch, OverfitConfig(seconds=60, steps=4, lr=lr))
+    assert "the loss is nan after 4 steps: lower the learning rate" in found.verdict()
+
+
+@pytest.mark.parametrize("kind", ["contact", "diffusion"])
+def test_one_term_that_is_not_finite_makes_the_loss_so(kind, batch, request, monkeypatch) -> None:
+    module = request.getfixturevalue(kind)
+    if kind == "contact":
+        plain = module.terms
+        monkeypatch.setattr(
+            module, "terms", lambda *taken: {**plain(*taken), "contact": torch.tensor(float("nan"))}
+        )
+    else:
+        module.sampler = SamplerConfig(steps=2)
+        plain = room.one_step
+
+        def lost(*taken, **named):
+            step = plain(*taken, **named)
+            term = step.terms["dist"]
+            return step._replace(terms={**step.terms, "dist": term._replace(value=term.value * float("nan"))})
+
+        monkeypatch.setattr(room, "one_step", lost)
+    assert math.isnan(room.measure(module, batch, 0)["loss"])
 
 
 def test_the_verdict_says_what_was_seen_and_no_more() -> None:

@@ -170,16 +170,24 @@ def measure(module: MinifoldModule, batch: ProteinBatch, seed: int) -> dict[str,
             metrics = ContactMetrics().to(batch.tokens.device)
             metrics.update(output, batch)
             values = {LOSS: _total(terms, module.weights), **terms, **metrics.compute()}
-            return {name: float(value) for name, value in values.items() if bool(torch.isfinite(value))}
+            # A score that is not defined here is left out; a loss that is not finite is what there is to know.
+            return {
+                name: float(value) for name, value in values.items()
+                if name == LOSS or name in terms or bool(torch.isfinite(value))
+            }  # fmt: skip
         assert isinstance(module, DiffusionModule)
         step = one_step(module, batch, dashboard_times(module.noise_schedule.timesteps), seed=seed)
-        terms = {name: term.value[term.counted].mean() for name, term in step.terms.items()}
-        known = {name: term for name, term in terms.items() if bool(torch.isfinite(term))}
+        # A term that no chain counts for is no term; one that is not finite makes the total so.
+        terms = {
+            name: term.value[term.counted].mean()
+            for name, term in step.terms.items()
+            if bool(term.counted.any())
+        }
         true, mask = batch.ca.float(), batch.ca_mask
         sampled = module.sample(batch, seed=seed, keys=batch.names).x0.float()
         mirror = baselines.mirrored_truth(true, mask)
         return {
-            LOSS: float(_total(known, final_weights(module.loss_weights))),
+            LOSS: float(_total(terms, final_weights(module.loss_weights))),
             **{f"{LOSS}/{name}": float(term) for name, term in terms.items()},
             TM: float(searched_scores(sampled, true, mask).tm.mean()),
             MIRROR: float(searched_scores(sampled, mirror, mask).tm.mean()),
@@ -210,7 +218,10 @@ def training_loss(module: MinifoldModule, batch: ProteinBatch, step: int, config
 
 
 def _total(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    return torch.stack([weights[name] * term for name, term in terms.items() if weights[name] != 0]).sum()
+    """The weighted sum, NaN where a term is not finite."""
+    parts = [weights[name] * term for name, term in terms.items() if weights[name] != 0]
+    total = torch.stack(parts).sum()
+    return total if bool(total.isfinite()) else torch.full_like(total, torch.nan)
 
 
 def _done(config: OverfitConfig, step: int, seconds: float) -> float:
