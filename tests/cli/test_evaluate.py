@@ -173,6 +173,14 @@ def test_an_interrupted_evaluation_leaves_no_results_and_can_be_run_again(
     assert main(["evaluate", *arguments, "--limit", "1"]) == 0
 
 
+def test_more_steps_than_the_schedule_has_are_refused_before_the_work(
+    untrained: dict[str, Path], helix_store: Path, tmp_path: Path, told: Callable[[], str]
+) -> None:
+    arguments = ["--ckpt", str(untrained["diffusion"]), "--data", str(helix_store), "--out", str(tmp_path)]
+    assert main(["evaluate", *arguments, "--steps", "3000"]) == 2
+    assert "steps is 3000; a schedule of 1000 timesteps allows 1 to 999" in told()
+
+
 @pytest.mark.parametrize(
     ("extra", "said"),
     [

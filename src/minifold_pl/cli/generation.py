@@ -119,8 +119,13 @@ def sampler_settings(module: Any, args: argparse.Namespace) -> SamplerConfig:
         for name in ("steps", "eta", "guidance", "guidance_space")
         if (value := getattr(args, name)) is not None
     }
+    from minifold_pl.diffusion.samplers import sampling_timesteps
+
     with told_to_the_user(exit_code=2):
-        return replace(module.sampler, **given)
+        sampler = replace(module.sampler, **given)
+        # Before the work begins: how many steps there can be is known to the schedule alone.
+        sampling_timesteps(module.noise_schedule.timesteps, sampler.steps)
+    return sampler
 
 
 def sequence_batch(names: Sequence[str], sequences: Sequence[str]) -> ProteinBatch:
