@@ -125,6 +125,36 @@ def test_overfitting_takes_a_checkpoint_or_the_fresh_weights_of_a_config(
     assert fresh["data"]["split"] == "train"
 
 
+@pytest.mark.parametrize(("stage", "lr"), [("contact", "1e12"), ("diffusion", "1e8")])
+def test_a_learning_rate_far_too_high_is_what_the_verdict_says(
+    diagnosed: Callable[..., dict], stage: str, lr: str
+) -> None:
+    told = diagnosed("overfit", "--steps", "3", "--lr", lr, stage=stage)
+    assert "the loss is nan after 3 steps: lower the learning rate" in told["verdict"]
+    assert told["points"][-1]["loss"] is None
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "sealed"])
+def test_a_plot_that_cannot_be_written_is_told_before_the_work(
+    folder: str,
+    untrained: dict[str, Path],
+    helix_store: Path,
+    tmp_path: Path,
+    told: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "sealed").mkdir()
+    # Root may write everywhere.
+    monkeypatch.setattr("os.access", lambda *_: False)
+    arguments = [str(untrained["diffusion"]), "--data", str(helix_store), "--split", "test"]
+    assert main(["diagnose", "noise", *arguments, "--plot", str(tmp_path / folder / "x.png")]) == 2
+    message = told()
+    assert f"--plot {tmp_path / folder / 'x.png'}" in message
+    assert ("does not exist" if folder == "nowhere" else "cannot be written") in message
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_a_run_folder_gives_its_best_checkpoint_and_its_data(
     untrained: dict[str, Path], helix_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

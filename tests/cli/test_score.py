@@ -6,6 +6,8 @@ import gzip
 import io
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -462,7 +464,7 @@ def test_the_table_of_folders_has_a_line_a_pair_and_the_means(folders, capsys):
 
 
 def test_the_csv_has_a_line_a_pair_and_row(folders, tmp_path):
-    out = tmp_path / "new folder" / "scores.csv"
+    out = tmp_path / "scores.csv"
     assert main(["score", *map(str, folders), "--baselines", "--csv", str(out)]) == 1
     rows = list(csv.DictReader(io.StringIO(out.read_text())))
     assert len(rows) == 3 * 5 and set(rows[0]) >= SCORES | {"name", "row", "matched_by", "matched"}
@@ -544,8 +546,28 @@ def test_wrong_use_is_told_with_exit_code_2(write, tmp_path, monkeypatch, capsys
 def test_a_csv_that_cannot_be_written_is_told(write, tmp_path, told):
     (tmp_path / "file").write_text("")
     pair = [str(write("a.pdb")), str(write("b.pdb"))]
-    assert main(["score", *pair, "--csv", str(tmp_path / "file" / "s.csv")]) == 1
-    assert "cannot write" in told()
+    for folder, why in (("file", "is no folder"), ("new", "does not exist")):
+        assert main(["score", *pair, "--csv", str(tmp_path / folder / "s.csv")]) == 2
+        assert f"{tmp_path / folder} {why}" in told()
+    assert not (tmp_path / "new").exists()
+    assert main(["score", *pair, "--csv", str(tmp_path)]) == 2
+    assert "is a folder" in told()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("extra", [[], ["--json"]])
+def test_a_full_disk_behind_the_output_is_told_in_one_line(write, extra):
+    call = "import sys; from minifold_pl.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    pair = [str(write("a.pdb")), str(write("b.pdb"))]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", call, "score", *pair, *extra],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: cannot write to standard output: No space left on device\n"
 
 
 def test_the_parser_offers_the_ways_there_are():

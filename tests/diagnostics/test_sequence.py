@@ -55,7 +55,7 @@ def test_the_verdict_is_what_the_model_was_made_to_do(diffusion, chains, monkeyp
     found = sequence_scores(diffusion, chains, TIMES, seed=0, batch_size=2)
     assert list(found.rows) == [REAL, SHUFFLED, MASKED, OTHER]
     gains = sequence_gains(found)
-    assert says in verdict(gains)
+    assert says in verdict(gains, float(found.rows[REAL][LOSS].mean()))
     if reads is same_composition:
         assert gains[SHUFFLED].mean == 0
 
@@ -74,10 +74,20 @@ def test_a_verdict_needs_more_than_one_chain_and_a_difference_from_0() -> None:
         return Interval((low + high) / 2, low, high, n)
 
     nan = float("nan")
-    assert "one chain says nothing" in verdict({SHUFFLED: Interval(0.3, nan, nan, 1)})
-    assert "no sign" in verdict({SHUFFLED: gain(-0.1, 0.2), MASKED: gain(-0.2, 0.1)})
-    assert "better with MASK" in verdict({SHUFFLED: gain(-0.1, 0.2), MASKED: gain(-0.2, -0.1)})
-    assert "MASK does as well" in verdict({SHUFFLED: gain(0.1, 0.2), MASKED: gain(-0.2, 0.1)})
+    assert "one chain says nothing" in verdict({SHUFFLED: Interval(0.3, nan, nan, 1)}, 1.0)
+    assert "no sign" in verdict({SHUFFLED: gain(-0.1, 0.2), MASKED: gain(-0.2, 0.1)}, 1.0)
+    mixed = verdict({SHUFFLED: gain(-0.1, 0.2), MASKED: gain(-0.2, -0.1)}, 1.0)
+    assert "MASK does better" in mixed and "not read the sequence as it should" in mixed
+    # 0 within the interval says nothing unless the interval is narrow.
+    for wide in (gain(-0.2, 0.1), gain(-0.005, 0.02), gain(-0.02, 0.005)):
+        told = verdict({SHUFFLED: gain(0.1, 0.2), MASKED: wide}, 1.0)
+        assert "MASK cannot be told apart" in told and "as well" not in told
+    assert "MASK does as well" in verdict({SHUFFLED: gain(0.1, 0.2), MASKED: gain(-0.005, 0.01)}, 1.0)
+    # It is a share of the loss.
+    assert "MASK does as well" in verdict({SHUFFLED: gain(30, 40), MASKED: gain(-0.2, 0.1)}, 50.0)
+    unclear = verdict({SHUFFLED: gain(-0.1, 0.2), MASKED: gain(0.1, 0.2)}, 1.0)
+    assert "composition at most" not in unclear and "shuffled cannot be told apart" in unclear
+    assert "composition at most" in verdict({SHUFFLED: gain(0, 0.001), MASKED: gain(0.1, 0.2)}, 1.0)
 
 
 def test_a_single_chain_has_no_other_chains_sequence(diffusion, chains) -> None:

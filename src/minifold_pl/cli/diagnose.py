@@ -18,6 +18,7 @@ from minifold_pl.cli.generation import (
     positive,
     told_to_the_user,
 )
+from minifold_pl.cli.output_file import output_told
 from minifold_pl.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -360,10 +361,11 @@ def _timesteps(args: argparse.Namespace, module: Any, default: Sequence[int]) ->
 def _tell(args: argparse.Namespace, content: dict[str, Any], show: Callable[[dict[str, Any]], None]) -> int:
     from minifold_pl.export.manifest import manifest_text
 
-    if args.json:
-        print(manifest_text(f"diagnose {args.diagnose_command}", content), end="")
-    else:
-        show(content)
+    with output_told():
+        if args.json:
+            print(manifest_text(f"diagnose {args.diagnose_command}", content), end="")
+        else:
+            show(content)
     return 0
 
 

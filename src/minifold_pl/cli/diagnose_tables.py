@@ -16,6 +16,7 @@ from torch import Tensor
 
 from minifold_pl.checkpoint.atomic import HashingWriter, atomic_write
 from minifold_pl.cli.errors import UserError
+from minifold_pl.cli.output_file import check_folder
 from minifold_pl.diagnostics.gradients import ALIGNED, ALL, GradientReport, verdict
 from minifold_pl.diagnostics.noise import FLOOR, MODEL
 from minifold_pl.diagnostics.overfit import LOSS as TOTAL
@@ -100,7 +101,7 @@ def check_plot(path: Path) -> None:
     """See that a figure can be drawn before the work begins.
 
     Raises:
-        UserError: matplotlib is missing, or it is no kind of figure.
+        UserError: matplotlib is missing, it is no kind of figure, or its folder cannot be written.
     """
     if path.suffix not in _PLOTS:
         raise UserError(f"--plot {path}: give a name that ends in one of {', '.join(_PLOTS)}", exit_code=2)
@@ -108,6 +109,7 @@ def check_plot(path: Path) -> None:
         raise UserError(
             "--plot needs matplotlib: install it (pip install matplotlib), or leave --plot out", exit_code=2
         )
+    check_folder("--plot", path)
 
 
 def plot_noise(path: Path, content: Mapping[str, Any]) -> None:
@@ -131,7 +133,10 @@ def plot_noise(path: Path, content: Mapping[str, Any]) -> None:
     def write(file: HashingWriter) -> None:
         file.write(picture.getbuffer())
 
-    atomic_write(path, write)
+    try:
+        atomic_write(path, write)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 # --- sequence --------------------------------------------------------------------------------------
@@ -140,7 +145,7 @@ def plot_noise(path: Path, content: Mapping[str, Any]) -> None:
 def sequence_content(found: StepScores, *, p_uncond: float) -> dict[str, Any]:
     """Losses and TM with each sequence, and what the real one gains."""
     gains = sequence_gains(found)
-    told = sequence_verdict(gains)
+    told = sequence_verdict(gains, float(found.rows[REAL][LOSS].mean()))
     if p_uncond == 0 and MASKED in gains:
         told += ". MASK sequences were never trained (p_uncond 0): their row says less"
     rows = {

@@ -21,6 +21,7 @@ from minifold_pl.cli.generation import (
     sampler_settings,
     told_to_the_user,
 )
+from minifold_pl.cli.output_file import output_told
 from minifold_pl.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -122,7 +123,8 @@ def run(args: argparse.Namespace) -> int:
         },
     }
     _write(args.out, chains, scores, content)
-    show(intervals, module.stage, sees_answer, content)
+    with output_told():
+        show(intervals, module.stage, sees_answer, content)
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from minifold_pl.cli.errors import UserError
 from minifold_pl.cli.generation import positive
+from minifold_pl.cli.output_file import check_folder, output_told
 from minifold_pl.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -37,12 +38,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("pred", type=Path, metavar="PRED", help="a structure file, or a folder of them")
     parser.add_argument("ref", type=Path, metavar="REF", help="the reference, or a folder of them")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write one line a pair and row")
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="write one line a pair and row; its folder must exist"
+    )
     parser.add_argument(
         "--baselines",
         action=argparse.BooleanOptionalAction,
-        help="also score another reference, a point, a helix and the mirrored reference: what chance gives "
-        "(default: for two files; for folders it takes three times as long)",
+        help="also score a point, a helix, the mirrored reference and, where there are several references, another "
+        "one: what chance gives (default: for two files; for folders it takes three times as long)",
     )
     parser.add_argument(
         "--match", choices=_WAYS, default="auto", help="how residues are matched (default auto)"
@@ -67,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
     from minifold_pl.cli.score_files import find_pairs
     from minifold_pl.cli.score_report import csv_text, json_text, show
 
+    if args.csv is not None:
+        check_folder("--csv", args.csv)
     found = find_pairs(args.pred, args.ref, args.suffix)
     if args.baselines is None:
         args.baselines = not found.several
@@ -82,10 +87,11 @@ def run(args: argparse.Namespace) -> int:
     _tell(found, pairs, failed)
     if args.csv is not None:
         _write(args.csv, csv_text(pairs, scores))
-    if args.json:
-        print(json_text(vars(args), found, pairs, scores, failed), end="")
-    elif pairs:
-        show(found, pairs, scores)
+    with output_told():
+        if args.json:
+            print(json_text(vars(args), found, pairs, scores, failed), end="")
+        elif pairs:
+            show(found, pairs, scores)
     return 1 if failed or found.lonely_preds or found.lonely_refs else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import torch
 from jaxtyping import Int
@@ -23,6 +24,9 @@ from minifold_pl.modules.sequence_controls import (
     other_tokens,
     shuffled_tokens,
 )
+
+AS_WELL: Final = 0.01
+"""Share of the loss: within it two sequences are equally good."""
 
 
 def sequence_scores(
@@ -76,22 +80,39 @@ def sequence_gains(found: StepScores) -> dict[str, Interval]:
     }
 
 
-def verdict(gains: Mapping[str, Interval]) -> str:
-    """What the gains allow to say, in a sentence."""
+def verdict(gains: Mapping[str, Interval], loss: float) -> str:
+    """What the gains allow to say, in a sentence; ``loss`` is that with the real sequence.
+
+    A wrong sequence does as well only where the whole interval of its gain is within 1 % of the loss. An interval that
+    holds 0 and is wider says that the two cannot be told apart.
+    """
     if any(gain.n < 2 for gain in gains.values()):
         return "one chain says nothing about a model: test more"
     worse = {row for row, gain in gains.items() if gain.low > 0}
     if worse == set(gains):
         return "reads the sequence: every wrong sequence makes its structures worse"
-    if SHUFFLED in worse:
-        rest = " and ".join(sorted(set(gains) - worse))
-        return f"the order of the residues helps it, but {rest} does as well as the real sequence"
-    if worse:
-        return "knows the composition at most: shuffled residues do as well as the real sequence"
     better = {row for row, gain in gains.items() if gain.high < 0}
+    margin = AS_WELL * abs(loss)
+    as_well = {row for row, gain in gains.items() if max(-gain.low, gain.high) <= margin} - worse - better
+    unclear = set(gains) - worse - better - as_well
+    rest = "; ".join(
+        f"{' and '.join(sorted(rows))} {says}"
+        for rows, says in (
+            (better, "does better than the real sequence"),
+            (as_well, "does as well as the real sequence"),
+            (unclear, "cannot be told apart from the real sequence: test more chains"),
+        )
+        if rows
+    )
+    if SHUFFLED in worse:
+        return f"the order of the residues helps it, but {rest}"
+    if worse and SHUFFLED in as_well:
+        return f"knows the composition at most: {rest}"
+    if worse:
+        return f"{' and '.join(sorted(worse))} makes its structures worse; {rest}"
     if better:
-        return f"does not read the sequence as it should: better with {' and '.join(sorted(better))} residues"
-    return "no sign that it reads the sequence: wrong ones do as well"
+        return f"does not read the sequence as it should: {rest}"
+    return f"no sign that it reads the sequence: {rest}"
 
 
 def _sequences(chains: ChainDataset) -> dict[str, tuple[str | None, Int[Tensor, " m"]]]:
