@@ -26,6 +26,8 @@ def sample_agreement(samples: Float[Tensor, "s l 3"]) -> Float[Tensor, "s l"]:
     length = samples.shape[1]
     at_once = max(1, _DISTANCES_AT_ONCE // length**2)
     for k, reference in enumerate(samples):
+        if not reference.isfinite().all():
+            continue  # nothing agrees with a diverged sample
         for start in range(0, count, at_once):
             block = samples[start : start + at_once]
             everywhere = torch.ones(block.shape[:2], dtype=torch.bool, device=samples.device)
