@@ -7,7 +7,8 @@ Both ways train the same model on the same batches with EMA and clipping, which 
 metrics, events, checkpoints), *bare* a Lightning trainer without any of that. They take turns, each in a process of
 its own. Told are, for each way, the median seconds a batch; for *guarded* also the time spent inside its callbacks,
 hook by hook, which machines' noise does not hide, and how long training stands still for a save. The overhead is
-those hooks and a save every 100 optimizer steps, over the bare batch's median.
+those hooks and a save every 100 optimizer steps, over the bare batch's median; what runs outside the hooks (the guard
+around ``training_step``, loggers, threads) is not in it and shows only in the ratio of the medians.
 """
 
 from __future__ import annotations
@@ -186,6 +187,14 @@ def report(found: dict[str, list[dict[str, Any]]], accumulation: int) -> None:
     print(f"a save: {_median(stalls):.2f} s (longest {max(stalls):.2f} s)")
     print(f"  every {SAVE_INTERVAL} steps {saving / bare:.2%}")
     print(f"overhead: {(inside + saving) / bare:.2%} of a batch")
+    print(
+        f"  in it: all hooks (longest above), and the longest save once every {SAVE_INTERVAL} optimizer steps"
+    )
+    print(
+        "  not in it: what runs outside those hooks (the guard around training_step, the loggers, the threads of\n"
+        "  heartbeat and hang watch); that shows only in the ratio of the medians, with the machine's noise:\n"
+        f"  guarded / bare {guarded / bare:.3f} (a median, so that no save is in it)"
+    )
 
 
 def _child(args: argparse.Namespace, way: str, store: str, run: str) -> dict[str, Any]:
