@@ -103,7 +103,8 @@ def test_a_disk_that_fills_up_and_is_cleared(disk: Path, background: bool) -> No
     )
     folder = disk / "checkpoints"
     steps = [read_checkpoint(path)["global_step"] for path in sorted(folder.glob("*.ckpt"))]
-    assert steps[:2] == [1, 2]
+    # One that is written in the background may be met by the filling.
+    assert steps[: 1 if background else 2] == [1, 2][: 1 if background else 2]
     assert steps[-1] == 8
     assert not {4, 5} & set(steps)
     assert not list(folder.glob(".*"))

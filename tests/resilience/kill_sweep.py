@@ -31,6 +31,9 @@ EPOCHS, BATCHES = 3, 6
 
 PLACES_IN_A_BATCH = ("on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end")
 
+_THREE_EPOCHS = ("--patience.patience", "100", "--trainer.max_epochs", "3")
+"""Where validations are not one an epoch, patience would end the training elsewhere."""
+
 
 class Kill(NamedTuple):
     """One case of the sweep."""
@@ -51,8 +54,12 @@ def cases() -> list[Case]:
     ]
     return [
         *grid,
-        Case(every_n_steps=1, more=("--trainer.val_check_interval", "0.5")),
-        Case(every_n_steps=1, more=("--trainer.check_val_every_n_epoch", "2", "--ddim.every_n_epochs", "2")),
+        Case(every_n_steps=1, validations=6, more=("--trainer.val_check_interval", "0.5", *_THREE_EPOCHS)),
+        Case(
+            every_n_steps=1,
+            validations=1,
+            more=("--trainer.check_val_every_n_epoch", "2", "--ddim.every_n_epochs", "2", *_THREE_EPOCHS),
+        ),
         Case(every_n_steps=1, more=("--ema.decay", "0")),
         Case(every_n_steps=1, more=("--checkpoints.background", "true")),
         Case(every_n_steps=1, workers=1, accumulation=4, more=("--checkpoints.background", "true")),
@@ -75,8 +82,10 @@ def kills(case: Case) -> Iterator[Kill]:
         else:
             yield Kill(case, place, k)
     for epoch in range(EPOCHS):
-        for place in ("on_validation_batch_end", "sampling", "on_validation_end", "on_train_epoch_end"):
-            yield Kill(case, place, epoch)
+        yield Kill(case, "on_train_epoch_end", epoch)
+    for number in range(min(EPOCHS, case.validations)):
+        for place in ("on_validation_batch_end", "sampling", "on_validation_end"):
+            yield Kill(case, place, number)
 
 
 def _steps_before(case: Case, batch: int, batches: int) -> int:

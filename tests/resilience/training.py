@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import random
 import signal
 import socket
 import sys
@@ -39,6 +40,8 @@ class Case:
     accumulation: int = 1
     every_n_steps: int | None = None
     ranks: int = 1
+    validations: int = 3
+    """In its three epochs."""
     more: tuple[str, ...] = field(default=())
 
     def arguments(self, store: Path, run: Path) -> list[str]:
@@ -140,14 +143,21 @@ def start_case(case: Case, store: Path, run: Path, more: Sequence[str] = ()) -> 
     log = run.with_suffix(".log")
     if case.ranks == 1:
         return [start(arguments, log)]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     shared = {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(case.ranks), "NODE_RANK": "0",
         "GLOO_SOCKET_IFNAME": "lo",
     }  # fmt: skip
     return [start(arguments, log, {**shared, "LOCAL_RANK": str(rank)}) for rank in range(case.ranks)]
+
+
+def _free_port() -> int:
+    """Below those that the system gives to connections, which might take it before it is listened at."""
+    while True:
+        port = random.randrange(15_000, 32_000)
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
 
 
 def run_to_end(case: Case, store: Path, run: Path, more: Sequence[str] = ()) -> int:
