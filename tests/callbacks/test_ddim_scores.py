@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from minifold_pl.callbacks import ddim_scores
 from minifold_pl.callbacks.ddim_scores import choose_chains, sequence_name, share_of
+from minifold_pl.data.collate import collate
 from minifold_pl.data.dataset import ChainDataset
 from minifold_pl.data.store import ChainStore
+from minifold_pl.metrics import baselines
 
 
 def test_the_same_seed_chooses_the_same_whole_chains(store) -> None:
@@ -33,3 +37,32 @@ def test_numbers_of_the_sequence_test_are_validation_losses() -> None:
     assert sequence_name("MASK sequence", "loss_mostly_noise") == "val/sequence/mask"
     assert sequence_name("model", "sequence_gain_shuffled") == "val/sequence_gain/shuffled"
     assert sequence_name("model", "tm_score") is None
+
+
+def test_scores_of_several_guesses_are_their_mean(chains) -> None:
+    batch = collate([chains[0], chains[1]])
+    ca, mask = batch.ca.float(), batch.ca_mask
+    guesses = [baselines.truth(ca, mask), baselines.mirrored_truth(ca, mask), baselines.centroid(ca, mask)]
+    each = [ddim_scores._mean_scores([guess], batch, False) for guess in guesses]
+    together = ddim_scores._mean_scores(guesses, batch, False)
+    for name in ("tm_kabsch", "rmsd"):
+        expected = torch.stack([scores[name] for scores in each]).mean(0)
+        torch.testing.assert_close(together[name], expected)
+        assert not torch.allclose(each[0][name], expected)
+
+
+def test_another_random_chain_is_none_of_the_targets_own_cluster(chains, monkeypatch) -> None:
+    drawn_from: list[list[torch.Tensor]] = []
+
+    def record(ca, mask, pool, generators):
+        drawn_from.append(list(pool))
+        return torch.zeros_like(ca)
+
+    monkeypatch.setattr(ddim_scores.baselines, "random_chain", record)
+    batch = collate([chains[0]])
+    pool = {i: torch.full((40, 3), float(i)) for i in range(4)}
+    own = chains.indices[[0, 2]].tolist()
+    clusters = ["own" if k in own else f"c{k}" for k in range(len(chains.store.clusters))]
+    monkeypatch.setitem(vars(chains.store), "clusters", clusters)
+    ddim_scores._others(chains, [0], batch, pool, seed=0)
+    assert {int(trace[0, 0]) for pool in drawn_from for trace in pool} == {1, 3}

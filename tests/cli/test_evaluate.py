@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from minifold_pl.cli import evaluate_structures
+from minifold_pl.cli.generation import sequence_batch
 from minifold_pl.cli.main import main
 
 
@@ -99,6 +101,22 @@ def test_the_truth_drawn_scores_as_the_truth_and_its_mirror_as_the_mirror(
     assert rows["model"]["agreement"]["mean"] == pytest.approx(1, abs=1e-5)
     assert rows["model"]["diversity"]["mean"] > 0.3
     assert "agreement" in rows["model, best of N by agreement"]
+
+
+def test_another_random_chain_is_none_of_the_targets_own_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn_from: list[int] = []
+
+    def record(ca: torch.Tensor, mask: torch.Tensor, pool: list[torch.Tensor], _: Any) -> torch.Tensor:
+        drawn_from.extend(int(trace[0, 0]) for trace in pool)
+        return torch.zeros_like(ca)
+
+    monkeypatch.setattr(evaluate_structures.baselines, "random_chain", record)
+    store = SimpleNamespace(clusters=["own", "c1", "own", "c3"])
+    pool = SimpleNamespace(store=store, indices=np.arange(4))
+    batch = sequence_batch(["a"], ["ACDEF"])
+    traces = [torch.full((9, 3), float(i)) for i in range(4)]
+    evaluate_structures._other_chains(batch, pool, traces, [0], seed=0)  # type: ignore[arg-type]
+    assert drawn_from == [1, 3]
 
 
 def test_a_seed_gives_the_same_summary_again(

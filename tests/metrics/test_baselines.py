@@ -54,6 +54,16 @@ def test_random_chain_is_a_window_of_the_pool(target, make_walk):
         assert sum(found) == 1
 
 
+def test_the_window_of_a_random_chain_begins_anywhere(target, make_walk):
+    ca, mask = target
+    chain = make_walk(42)
+    starts = set()
+    for seed in range(40):
+        drawn = random_chain(ca[:1], mask[:1], [chain], generators(1, seed=seed))[0]
+        starts |= {start for start in range(3) if torch.equal(drawn, chain[start : start + 40])}
+    assert starts == {0, 1, 2}
+
+
 def test_random_chain_of_a_target_depends_on_its_own_generator_alone(target, make_walk):
     ca, mask = target
     pool = [make_walk(60) for _ in range(20)]

@@ -8,7 +8,14 @@ import torch
 from minifold_pl.geometry.units import to_angstrom
 from minifold_pl.metrics.tm import tm_kabsch
 from minifold_pl.modules.diffusion import Draws
-from minifold_pl.modules.one_step import check_times, dashboard_times, mostly_noise, one_step, structure_loss
+from minifold_pl.modules.one_step import (
+    check_times,
+    dashboard_times,
+    mostly_noise,
+    noised_chains,
+    one_step,
+    structure_loss,
+)
 from minifold_pl.modules.sequence_controls import masked_tokens
 from minifold_pl.types import Denoised
 
@@ -74,6 +81,19 @@ def test_other_seeds_give_other_noise_and_other_tokens_the_same(diffusion, batch
     assert torch.equal(first.noised, masked.noised)
     for term in ("rg", "fape"):
         assert not torch.equal(first.terms[term].value, masked.terms[term].value)
+
+
+def test_every_timestep_has_noise_of_its_own(diffusion, batch) -> None:
+    x0 = diffusion.target(batch).x0
+    noised = noised_chains(diffusion, batch, TIMES, seed=0) / 10
+    noises = []
+    for x_t, t in zip(noised, TIMES, strict=True):
+        signal, noise = (
+            getattr(diffusion.noise_schedule, kind)(torch.tensor(t)) for kind in ("signal", "noise")
+        )
+        noises.append(((x_t - signal * x0) / noise)[batch.residue_mask].flatten())
+    for k in range(len(TIMES) - 1):
+        assert torch.corrcoef(torch.stack(noises[k : k + 2]))[0, 1].abs() < 0.5
 
 
 def test_the_terms_of_the_sequence_alone_are_not_structural(diffusion, batch) -> None:
