@@ -3,6 +3,9 @@
 Run it as ``python -m benchmarks.tm_score``; ``--chains FILE`` reads a chain set, else chains are made up. Both use
 one thread. tmtools is given the alignment, so that it only searches for the superposition (its faster mode). Rounds
 of both alternate; shown are medians over rounds.
+
+What a pair costs depends on the batch (``--batch``), tmtools has none. Faster than tmtools are, on one core, batches of
+256 and more from 16 residues on, of 64 from 32, of 16 from 64; below that tmtools is.
 """
 
 from __future__ import annotations
