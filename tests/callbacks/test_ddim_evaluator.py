@@ -210,7 +210,7 @@ def test_the_same_weights_score_the_same_again_and_batches_do_not_matter(train_d
             again = DDIMEvaluator(**{**SMALL, "batch_size": size})
             chains = trainer.datamodule.validation_chains
             chosen = ddim_evaluator.choose_chains(chains, 3, 0)
-            rows, _ = again._scores(trainer, module, chains, chosen)
+            rows, _ = again._scores(trainer, module, chains, chosen, 0)
             found.append(rows)
     for row, cells in found[0].items():
         for name, value in cells.items():
