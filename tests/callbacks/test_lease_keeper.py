@@ -11,7 +11,7 @@ import pytest
 
 from minifold_pl.callbacks.lease_keeper import LeaseKeeper
 from minifold_pl.run.events import append_event, read_events
-from minifold_pl.run.fence import LeaseLost
+from minifold_pl.run.fence import LeaseGone
 from minifold_pl.run.folder import RunFolder
 from minifold_pl.run.lease import acquire
 
@@ -42,7 +42,7 @@ def test_training_ends_before_the_next_batch_once_the_folder_is_lost(
     with acquire(folder) as lease:
         ends = _Ends(folder, after=2)
         trainer = make_trainer(LeaseKeeper(lease), ends, max_epochs=1)
-        with pytest.raises(LeaseLost):
+        with pytest.raises(LeaseGone):
             trainer.fit(tiny)
     assert ends.batches == 2
 

@@ -16,8 +16,9 @@ import pytest
 
 from minifold_pl.run import fence, lease, owner, stop
 from minifold_pl.run.events import append_event, read_events
-from minifold_pl.run.fence import LeaseLost
+from minifold_pl.run.fence import LeaseGone, LeaseLost
 from minifold_pl.run.folder import RunFolder
+from minifold_pl.run.halt import RetryLater
 from minifold_pl.run.lease import FolderInUse, Lease, acquire
 from minifold_pl.run.lease_file import claim
 from minifold_pl.run.marker import Marker, RunState, write_marker
@@ -349,11 +350,65 @@ def test_without_hard_links_there_is_still_one_owner(folder: RunFolder, spawn: S
         held.check()
 
 
-def test_a_lease_that_somebody_removed_is_lost(folder: RunFolder) -> None:
-    with acquire(folder) as held:
+def test_a_lease_that_somebody_removed_is_to_be_started_again_and_the_event_says_why(
+    folder: RunFolder,
+) -> None:
+    """Nobody else goes on: a run that ended as if somebody did would stand still for good."""
+    with acquire(folder, interval=0.05) as held:
         shutil.rmtree(folder.lease)
-        with pytest.raises(LeaseLost, match="removed or changed by hand"):
+        _until(lambda: held.lost)
+        for write in (held.check, lambda: write_marker(folder.marker, Marker(state=RunState.RUNNING))):
+            with pytest.raises(LeaseGone, match="removed or changed by hand") as gone:
+                write()
+            assert isinstance(gone.value, RetryLater)
+            assert gone.value.exit_code == 75
+        with pytest.raises(LeaseGone):
+            fence.may_write(folder.metrics)
+        assert not fence.may_write(folder.metrics)
+        append_event(folder.events, "retry", reason=gone.value.reason)
+    assert not folder.marker.exists()
+    assert not folder.lease.exists()
+    assert _events(folder) == ["retry"]
+    with acquire(folder) as held:
+        held.check()
+
+
+def test_a_run_folder_that_was_moved_is_no_loss_to_another_process(folder: RunFolder) -> None:
+    with acquire(folder, interval=0.05) as held:
+        moved = folder.path.rename(folder.path.with_name("moved"))
+        _until(lambda: held.lost)
+        with pytest.raises(LeaseGone, match="or the folder moved"):
             held.check()
+        append_event(folder.events, "retry")
+    assert not folder.path.exists()
+    with acquire(RunFolder(moved)) as held:
+        assert held.number == 2
+
+
+@pytest.mark.parametrize("before", [0, 3])
+def test_a_removed_lease_that_another_process_made_anew_is_lost_to_it(
+    folder: RunFolder, spawn: Spawn, before: int
+) -> None:
+    for _ in range(before):
+        acquire(folder).release()
+    with acquire(folder, interval=0.05) as held:
+        shutil.rmtree(folder.lease)
+        _until(lambda: held.lost)
+        other = spawn(HOLD)
+        assert _line(other) == "held 1"
+        with pytest.raises(LeaseLost, match=f"taken over by process {other.pid} on") as lost:
+            held.check()
+        assert lost.value.exit_code == 73
+        with pytest.raises(LeaseLost):
+            append_event(folder.events, "from the old one")
+    assert not folder.events.exists()
+
+
+def _until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10.0
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_a_successor_is_noticed_before_it_has_cleared_up(folder: RunFolder) -> None:

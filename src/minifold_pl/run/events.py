@@ -62,7 +62,7 @@ def append_event(path: Path, event: str, **details: Any) -> None:
         record |= _places[key]()
     waiting = _waiting.setdefault(key, deque(maxlen=_KEPT))
     waiting.append(json.dumps(_plain({**record, **details})))
-    if not fence.may_write(path):
+    if not fence.may_note(path):
         return
     try:
         _write(path, key, waiting)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from minifold_pl.run import exit_codes
-from minifold_pl.run.halt import RunEnded
+from minifold_pl.run.halt import RetryLater, RunEnded
 
 
 class LeaseLost(RunEnded):
@@ -19,6 +19,10 @@ class LeaseLost(RunEnded):
 
     exit_code: ClassVar[int] = exit_codes.TAKEN
     heading = "lost the run folder"
+
+
+class LeaseGone(RetryLater):
+    """The run folder was moved, or its ``lease/`` removed, and nobody else goes on with the run: start it again."""
 
 
 class Guard(Protocol):
@@ -29,7 +33,7 @@ class Guard(Protocol):
         """How often the folder had an owner, this one included."""
 
     def check(self) -> None:
-        """Raise :class:`LeaseLost` where the right is lost."""
+        """Raise :class:`LeaseLost` or :class:`LeaseGone` where the right is lost."""
 
 
 _GUARDS: dict[Path, Guard] = {}
@@ -60,7 +64,8 @@ def check(path: Path) -> None:
     """Ask before a write to ``path``.
 
     Raises:
-        LeaseLost: This process may no longer write there.
+        LeaseLost: This process may no longer write there: another one does.
+        LeaseGone: This process may no longer write there, and nobody else does.
     """
     guard = guard_of(path)
     if guard is not None:
@@ -68,7 +73,7 @@ def check(path: Path) -> None:
 
 
 def may_write(path: Path) -> bool:
-    """Ask before a note in a log.
+    """Ask before rows are added to a log.
 
     Returns:
         False where the disk does not say (what is to be written can wait), and once the loss was told and the process
@@ -76,6 +81,7 @@ def may_write(path: Path) -> bool:
 
     Raises:
         LeaseLost: As :func:`check`, the first time.
+        LeaseGone: As :func:`check`, the first time.
     """
     found = _find(path)
     if found is None:
@@ -84,7 +90,30 @@ def may_write(path: Path) -> bool:
         return False
     try:
         _GUARDS[found].check()
+    except (LeaseLost, LeaseGone):
+        _TOLD.add(found)
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def may_note(path: Path) -> bool:
+    """Ask before an event is noted: as :func:`may_write`, and where nobody owns the folder, so that it says why.
+
+    Raises:
+        LeaseLost: As :func:`check`, the first time.
+    """
+    found = _find(path)
+    if found is None:
+        return True
+    try:
+        _GUARDS[found].check()
+    except LeaseGone:
+        return True
     except LeaseLost:
+        if found in _TOLD:
+            return False
         _TOLD.add(found)
         raise
     except OSError:

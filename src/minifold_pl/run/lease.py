@@ -31,7 +31,7 @@ from typing import ClassVar, Final, Self
 
 from minifold_pl.run import fence, stop
 from minifold_pl.run.events import append_event
-from minifold_pl.run.fence import LeaseLost
+from minifold_pl.run.fence import LeaseGone, LeaseLost
 from minifold_pl.run.folder import RunFolder
 from minifold_pl.run.halt import RetryLater, RunEnded
 from minifold_pl.run.lease_file import Claimed, Seen, claim, file_name, newest, write_beat
@@ -66,7 +66,7 @@ class Lease:
         self._line = claimed.owner.to_json() + "\n"
         self._descriptor: int | None = claimed.descriptor
         self._beats = 0
-        self._lost: str | None = None
+        self._lost: LeaseLost | LeaseGone | None = None
         self._end = threading.Event()
         self._thread = threading.Thread(
             target=self._renew, args=(interval,), name="lease heartbeat", daemon=True
@@ -83,20 +83,22 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether the heartbeat has seen that somebody else took over; costs nothing to ask."""
+        """Whether the heartbeat has seen that the folder is no longer ours; costs nothing to ask."""
         return self._lost is not None
 
     def check(self) -> None:
         """Look on the disk whether the folder is still ours: before every write.
 
         Raises:
-            LeaseLost: It is not, and never will be again.
+            LeaseLost: It is another process's, and will never be ours again.
+            LeaseGone: It is nobody's: the folder was moved, or ``lease/`` removed.
             OSError: The disk does not say.
         """
-        if self._lost is None:
+        if not isinstance(self._lost, LeaseLost):
+            # Somebody may own by now what nobody owned.
             self._look()
         if self._lost is not None:
-            raise LeaseLost(self._lost)
+            raise type(self._lost)(self._lost.reason)
 
     def release(self) -> None:
         """Give the folder back; the next owner needs no waiting."""
@@ -105,7 +107,7 @@ class Lease:
         self._thread.join(5.0)
         fence.remove_guard(self.folder.path)
         if self._descriptor is not None:
-            with contextlib.suppress(OSError, LeaseLost):
+            with contextlib.suppress(OSError, LeaseLost, LeaseGone):
                 self.check()
                 write_beat(self._path, self.owner, self._beats, released=True)
             os.close(self._descriptor)
@@ -145,10 +147,19 @@ class Lease:
                 return
             break
         now = newest(self._path.parent)
-        if now is None or now.number <= self.number:
-            self._lost = f"{self._path} was removed or changed by hand: nobody owns {self.folder.path} now"
+        if now is not None and (now.number > self.number or self._is_anothers(now)):
+            self._lost = LeaseLost(f"{self.folder.path} was taken over by {now.who}")
         else:
-            self._lost = f"{self.folder.path} was taken over by {now.owner or 'another process'}"
+            self._lost = LeaseGone(
+                f"{self._path} was removed or changed by hand, or the folder moved: nobody owns "
+                f"{self.folder.path} now; the same command goes on with the run that is there"
+            )
+
+    def _is_anothers(self, seen: Seen) -> bool:
+        """Whether a live process owns the folder by a number that is not above ours: they began anew at 1."""
+        if seen.owner is None or seen.owner.token == self.owner.token:
+            return False
+        return not seen.released and not known_to_be_gone(seen.owner, seen.path)
 
 
 def acquire(
