@@ -14,7 +14,7 @@ import yaml
 
 from minifold_pl.run.begin import DATA_CONTENT, ChangesRefused, already_done, begin, pin_facts
 from minifold_pl.run.code_version import CodeVersion
-from minifold_pl.run.events import read_events
+from minifold_pl.run.events import append_event, read_events
 from minifold_pl.run.folder import RunFolder
 from minifold_pl.run.halt import RunHalted
 from minifold_pl.run.lease import acquire
@@ -175,6 +175,21 @@ def test_a_halted_run_goes_on_only_when_that_very_halt_is_named(run: Run, config
         write_marker(run.folder.marker, Marker(state=RunState.HALTED, reason="again", step=13))
     with pytest.raises(RunHalted, match="again"):
         run.start(config, after_halt=2)
+
+
+@pytest.mark.parametrize("content", [None, "", "{", '{"state": "hal'])
+def test_a_halted_run_whose_marker_is_lost_or_damaged_is_halted_all_the_same(
+    run: Run, config, content: str | None
+) -> None:
+    run.start(config)
+    with acquire(run.folder):
+        append_event(run.folder.events, "halted", reason="five NaN steps", step=12)
+    if content is not None:
+        run.folder.marker.write_text(content)
+    with pytest.raises(RunHalted, match=r"halted at step 12: five NaN steps\n.*--run\.after_halt 2"):
+        run.start(config)
+    noted, _ = run.start(config, after_halt=2)
+    assert (noted["event"], noted["halted_in"]) == ("after_halt", 2)
 
 
 def test_a_run_is_done_until_it_is_asked_for_more(run: Run, config) -> None:
