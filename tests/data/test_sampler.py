@@ -113,3 +113,18 @@ def test_ranks_work_on_like_lengths_at_the_same_step():
 def test_options_out_of_range_are_refused_by_name(options, told):
     with pytest.raises(ValueError, match=told):
         LengthBucketBatchSampler([1, 2, 3], **{"batch_size": 2, **options})
+
+
+@given(lengths, sizes, st.integers(1, 5))
+def test_without_the_repeats_ranks_have_the_batches_of_one(lengths, size, world):
+    ranks = [
+        LengthBucketBatchSampler(lengths, size, rank=rank, world=world, shuffle=False)
+        for rank in range(world)
+    ]
+    kept = [batch for sampler in ranks for place, batch in enumerate(sampler) if not sampler.repeats(place)]
+    assert sorted(kept) == sorted(LengthBucketBatchSampler(lengths, size, shuffle=False))
+
+
+def test_repeats_are_told_of_a_fixed_order_only():
+    with pytest.raises(ValueError, match="fixed order only"):
+        LengthBucketBatchSampler([10, 20, 30], 2).repeats(0)

@@ -24,7 +24,8 @@ class LengthBucketBatchSampler:
 
     With several ranks, batches that are next to each other in length go to the same step, so that no rank
     waits long for another; all ranks have the same number of batches. Where it does not divide, up to
-    ``world - 1`` batches are used twice (as ``DistributedSampler`` does with chains).
+    ``world - 1`` batches are used twice (as ``DistributedSampler`` does with chains). In a fixed order
+    :meth:`repeats` tells which they are, so that no chain need count twice in a mean.
 
     Lightning calls ``set_epoch`` on a batch sampler's ``sampler``: hence ``self.sampler = self``. Use it with
     ``Trainer(use_distributed_sampler=False)``.
@@ -107,6 +108,18 @@ class LengthBucketBatchSampler:
         self._start = 0
         for step in self._steps(epoch)[start:]:
             yield [(epoch, int(index)) for index in step[self._rank]]
+
+    def repeats(self, batch: int) -> bool:
+        """Whether this rank's ``batch``-th batch (from 0) is one that another step or rank has, too.
+
+        Without it the batches of all ranks are those of one process, and every chain is in one of them.
+
+        Raises:
+            ValueError: the order is shuffled: training takes all batches as they come.
+        """
+        if self._shuffle:
+            raise ValueError("which batches are repeated is told of a fixed order only; use shuffle=False")
+        return batch * self._world + self._rank >= -(-len(self._lengths) // self._chains_per_batch)
 
     @property
     def padding_share(self) -> float:

@@ -56,6 +56,9 @@ class MinifoldModule(pl.LightningModule):
         self.epoch_means = EpochMeans()
         """What training steps and callbacks report as means over the training epoch; saved with the state."""
 
+        self.evaluation_means = EpochMeans()
+        """What this rank's batches of a validation or test report; logged over all ranks at its end."""
+
     # --- the seam for describe, profile and diagnose ---------------------------------------------
 
     def losses(self, batch: ProteinBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -147,25 +150,61 @@ class MinifoldModule(pl.LightningModule):
         for name, term in terms.items():
             values[f"{prefix}/{name}"] = term.detach()
             values[f"{prefix}_weighted/{name}"] = weights[name] * term.detach()
-        if self.trainer.training:
-            self.epoch_means.add(values, batch_size)
-        else:
-            self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
+        means = self.epoch_means if self.trainer.training else self.evaluation_means
+        means.add(values, batch_size)
 
     def log_epoch_means(self) -> None:
         """Log what :attr:`epoch_means` holds, over all ranks, and begin anew; all ranks call it together."""
-        if self.trainer.world_size > 1 and self.epoch_means:
-            parts: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(parts, self.epoch_means.state_dict())
-            self.epoch_means.reset()
-            for part in parts:
-                self.epoch_means.merge(part)
-        means = self.epoch_means.means()
-        self.epoch_means.reset()
-        if means:
+        if self.epoch_means and (means := self._means_of_all_ranks(self.epoch_means)):
             # All ranks have the same: to synchronise them later would wait for those that do not ask for them.
             self.log_dict(means, logger=False, sync_dist=False)
             self.log_now(means, self.trainer.fit_loop.epoch_loop._batches_that_stepped - 1)
+
+    def _means_of_all_ranks(self, sums: EpochMeans) -> dict[str, float]:
+        """The means of what all ranks have added, the same on each; ``sums`` is empty then."""
+        if self._trainer is not None and self._trainer.world_size > 1:
+            parts: list[Any] = [None] * self._trainer.world_size
+            torch.distributed.all_gather_object(parts, sums.state_dict())
+            sums.reset()
+            for part in parts:
+                sums.merge(part)
+        means = sums.means()
+        sums.reset()
+        return means
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget a validation that was cut off."""
+        self.evaluation_means.reset()
+
+    def on_test_epoch_start(self) -> None:
+        """As in validation."""
+        self.evaluation_means.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means of the validation."""
+        self._log_evaluation_means()
+
+    def on_test_epoch_end(self) -> None:
+        """As in validation."""
+        self._log_evaluation_means()
+
+    def _log_evaluation_means(self) -> None:
+        # Not by Lightning, whose mean over ranks cuts fractions off the number of chains where it is an integer. Also
+        # where this rank has counted nothing: the others wait for it.
+        self.log_dict(self._means_of_all_ranks(self.evaluation_means), sync_dist=False)
+
+    def counts(self, batch_idx: int) -> bool:
+        """Whether this batch of the validation or test enters its means.
+
+        Where the batches do not divide among the ranks, some are repeated, so that all ranks have as many; each
+        chain counts once.
+        """
+        trainer = self._trainer
+        if trainer is None:
+            return True
+        loader = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+        repeats = getattr(getattr(loader, "batch_sampler", None), "repeats", None)
+        return repeats is None or not repeats(batch_idx)
 
     def log_now(self, values: Mapping[str, float], step: int) -> None:
         """Write to the loggers at once.

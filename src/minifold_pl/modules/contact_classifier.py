@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from minifold_pl.losses.classification import contact_bce, masked_cross_entropy
+from minifold_pl.losses.classification import contact_bce_per_chain, cross_entropy_per_chain
+from minifold_pl.losses.reduction import PerChain
 from minifold_pl.metrics.contact import ContactMetrics
 from minifold_pl.modules.base import MinifoldModule
 from minifold_pl.modules.optim import LRSchedule, OptimizerConfig, WarmupCosine
@@ -60,10 +61,14 @@ class ContactClassifierModule(MinifoldModule):
 
     def terms(self, output: ContactOutput, batch: ProteinBatch) -> dict[str, Tensor]:
         """The three raw terms; a missing label is left out of its own term only."""
+        return {name: term.mean() for name, term in self.terms_per_chain(output, batch).items()}
+
+    def terms_per_chain(self, output: ContactOutput, batch: ProteinBatch) -> dict[str, PerChain]:
+        """The three raw terms of every chain, and which chains have what each is measured by."""
         return {
-            "class": masked_cross_entropy(output.class_logits, batch.cath_class),
-            "architecture": masked_cross_entropy(output.architecture_logits, batch.cath_architecture),
-            "contact": contact_bce(
+            "class": cross_entropy_per_chain(output.class_logits, batch.cath_class),
+            "architecture": cross_entropy_per_chain(output.architecture_logits, batch.cath_architecture),
+            "contact": contact_bce_per_chain(
                 output.contact_logits, batch.ca, batch.ca_mask, pos_weight=self.contact_pos_weight
             ),
         }
@@ -101,22 +106,24 @@ class ContactClassifierModule(MinifoldModule):
 
     def validation_step(self, batch: ProteinBatch, batch_idx: int) -> None:
         """Losses, and the metrics of the epoch."""
-        self._evaluate("val", batch)
+        self._evaluate("val", batch, batch_idx)
 
     def test_step(self, batch: ProteinBatch, batch_idx: int) -> None:
         """As in validation."""
-        self._evaluate("test", batch)
+        self._evaluate("test", batch, batch_idx)
 
     def predict_step(self, batch: ProteinBatch, batch_idx: int) -> ContactOutput:
         """Logits and embeddings."""
         return self(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics of the epoch."""
+        """Log the means and metrics of the epoch."""
+        super().on_validation_epoch_end()
         self._log_metrics("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the metrics of the epoch."""
+        """Log the means and metrics of the epoch."""
+        super().on_test_epoch_end()
         self._log_metrics("test")
 
     def _log(self, prefix: str, output: ContactOutput, batch: ProteinBatch) -> Tensor:
@@ -125,7 +132,9 @@ class ContactClassifierModule(MinifoldModule):
         self.log_losses(prefix, total, terms, self.weights, len(batch))
         return total
 
-    def _evaluate(self, prefix: str, batch: ProteinBatch) -> None:
+    def _evaluate(self, prefix: str, batch: ProteinBatch, batch_idx: int) -> None:
+        if not self.counts(batch_idx):
+            return
         output = self(batch)
         self._log(prefix, output, batch)
         self.metrics[prefix].update(output, batch)  # type: ignore[operator]  # a module, typed as one or a tensor

@@ -282,21 +282,30 @@ class DiffusionModule(MinifoldModule):
 
     def validation_step(self, batch: ProteinBatch, batch_idx: int) -> None:
         """Losses at each chain's own fixed timesteps and noise."""
-        self._evaluate("val", batch)
+        self._evaluate("val", batch, batch_idx)
 
     def test_step(self, batch: ProteinBatch, batch_idx: int) -> None:
         """As in validation."""
-        self._evaluate("test", batch)
+        self._evaluate("test", batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the losses of each band of noise."""
+        """Log the losses, also of each band of noise."""
+        super().on_validation_epoch_end()
         self._log_bands("val")
 
     def on_test_epoch_end(self) -> None:
         """As in validation."""
+        super().on_test_epoch_end()
         self._log_bands("test")
 
-    def _evaluate(self, prefix: str, batch: ProteinBatch) -> None:
+    def _evaluate(self, prefix: str, batch: ProteinBatch, batch_idx: int) -> None:
+        if prefix not in self._bands:
+            # Also on a rank that counts no batch: all take part in the sums at the end.
+            self._bands[prefix] = BandLosses(
+                tuple(final_weights(self.loss_weights)), self.noise_schedule.timesteps
+            ).to(batch.tokens.device)
+        if not self.counts(batch_idx):
+            return
         draws = self._fixed_draws(batch)
         prediction, target = self.predict_structure(batch, batch.tokens, self.target(batch), draws, False)
         per_chain = self.objective.per_chain(prediction, target)
@@ -305,17 +314,15 @@ class DiffusionModule(MinifoldModule):
         self.log_losses(prefix, weighted_total(terms, weights), terms, weights, len(batch))
         # The total moves with its weights; this one compares across epochs.
         score = weighted_total(terms, final_weights(self.loss_weights))
-        self.log(f"{prefix}/score", score, batch_size=len(batch), sync_dist=True)
-        if prefix not in self._bands:
-            bands = BandLosses(tuple(per_chain), self.noise_schedule.timesteps)
-            self._bands[prefix] = bands.to(draws.t.device)
+        self.evaluation_means.add({f"{prefix}/score": score}, len(batch))
         self._bands[prefix].update(draws.t, per_chain)
 
     def _log_bands(self, prefix: str) -> None:
         bands = self._bands.pop(prefix, None)
         if bands is not None:
             weights = weights_at(self.loss_weights, self.current_epoch + 1)
-            self.log_dict(named_band_losses(bands.compute(), weights, f"{prefix}_band"), sync_dist=True)
+            # Computed over all ranks: the same on each.
+            self.log_dict(named_band_losses(bands.compute(), weights, f"{prefix}_band"), sync_dist=False)
 
     def _fixed_draws(self, batch: ProteinBatch) -> Draws:
         # One timestep in each of val_draws equal bands: chains see all noise levels, epochs see the same.
