@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
+from minifold_pl.constants import NO_LABEL
 from minifold_pl.data.dataset import ChainDataset
 from minifold_pl.diagnostics import gradients
 from minifold_pl.diagnostics.gradients import ALL, gradient_report, loss_terms, verdict
+from minifold_pl.losses.reduction import PerChain
 
 TIMES = (225, 725)
 
@@ -20,7 +23,7 @@ def plain_cosines(module, chains, times, seed) -> dict:
     for batch in gradients.batches(chains, 1, torch.device("cpu")):
         for name in loss_terms(module, batch, times, seed):
             module.zero_grad()
-            loss_terms(module, batch, times, seed)[name].backward()
+            loss_terms(module, batch, times, seed)[name].mean().backward()
             for parameter, p in module.named_parameters():
                 if p.grad is not None:
                     before = sums.setdefault(name, {}).get(parameter, torch.zeros_like(p))
@@ -80,7 +83,7 @@ def test_copies_of_a_loss_are_parallel_whatever_their_scale(
 
     def two(*args):
         terms = plain(*args)
-        return {"fape": terms["fape"], "dist": factor * terms["fape"]}
+        return {"fape": terms["fape"], "dist": terms["fape"]._replace(value=factor * terms["fape"].value)}
 
     monkeypatch.setattr(gradients, "loss_terms", two)
     report = gradient_report(diffusion, chains, TIMES, seed=0, batch_size=2)
@@ -92,7 +95,11 @@ def test_copies_of_a_loss_are_parallel_whatever_their_scale(
 def test_losses_of_different_parameters_share_none(diffusion, chains, monkeypatch) -> None:
     def apart(module, batch, times, seed):
         parts = {"fape": module.rg_head, "dist": module.aux}
-        return {name: next(part.parameters()).square().sum() for name, part in parts.items()}
+        counted = torch.ones(len(batch), dtype=torch.bool)
+        return {
+            name: PerChain(next(part.parameters()).square().sum() * counted, counted)
+            for name, part in parts.items()
+        }
 
     monkeypatch.setattr(gradients, "loss_terms", apart)
     assert gradient_report(diffusion, chains, TIMES, seed=0, batch_size=2).cosines == {}
@@ -109,6 +116,33 @@ def test_labels_that_are_missing_give_their_term_no_gradient(contact, chains, mo
     report = gradient_report(contact, chains, (), seed=0, batch_size=2)
     assert not [pair for pair in report.cosines if "class" in pair]
     assert ("architecture", "contact") in report.cosines
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_chains_without_a_label_weigh_nothing_at_any_batch_size(contact, chains, monkeypatch, size) -> None:
+    """Two of five have a class: the gradient is the mean of theirs, in whatever batches they come."""
+    plain = gradients.batches
+    labelled = [batch.names[0] for batch in plain(chains, 1, torch.device("cpu"))][1::3]
+    assert len(labelled) == 2
+
+    def partly(*args):
+        for batch in plain(*args):
+            known = torch.tensor([name in labelled for name in batch.names])
+            yield dataclasses.replace(batch, cath_class=batch.cath_class.where(known, NO_LABEL))
+
+    monkeypatch.setattr(gradients, "batches", partly)
+    sums = plain_cosines(contact, chains, (), 0)
+    report = gradient_report(contact, chains, (), seed=0, batch_size=size)
+    counts = {"class": 2, "contact": 5}
+    for term, count in counts.items():
+        for name, norm in report.norms[term].items():
+            parts = [g.flatten() for p, g in sums[term].items() if p.startswith(f"{name}.")]
+            assert norm == pytest.approx(float(torch.cat(parts).norm()) / count, rel=1e-4)
+    shared = [p for p in sums["class"] if p in sums["contact"]]
+    shared = [p for p in shared if sums["class"][p].any() and sums["contact"][p].any()]
+    a, b = (torch.cat([sums[term][p].flatten() for p in shared]).double() for term in counts)
+    expected = float(a @ b / (a.norm() * b.norm()))
+    assert report.cosines["class", "contact"][ALL].cosine == pytest.approx(expected, abs=1e-4)
 
 
 def test_nothing_is_trained_and_the_mode_is_evaluation(diffusion, chains) -> None:

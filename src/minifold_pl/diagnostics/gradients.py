@@ -14,6 +14,7 @@ from minifold_pl.data.dataset import ChainDataset
 from minifold_pl.diagnostics.chains import batches
 from minifold_pl.diffusion.draws import centered_noise, keyed_generator
 from minifold_pl.losses.objective import final_weights
+from minifold_pl.losses.reduction import PerChain
 from minifold_pl.metrics.bootstrap import Interval, bootstrap_interval
 from minifold_pl.modules.base import MinifoldModule
 from minifold_pl.modules.contact_classifier import ContactClassifierModule
@@ -33,7 +34,7 @@ class PairCosine(NamedTuple):
     """How the gradients of two terms lie to each other in one module."""
 
     cosine: float
-    """Of the two gradients, each a mean over all chains."""
+    """Of the two gradients, each a mean over all chains that have anything to count for its term."""
     by_batch: Interval
     """Of the gradients of single batches: mean and 95 % bootstrap interval over batches. Noise draws it to 0."""
 
@@ -66,10 +67,11 @@ def gradient_report(
     r"""Cosine similarity of the gradients of every pair of loss terms.
 
     .. math:: \cos(a, b) = \frac{\langle g_a, g_b \rangle}{|g_a| |g_b|},
-        \qquad g_a = \frac{1}{C} \sum_c \nabla_\theta L_a(c)
+        \qquad g_a = \frac{1}{|C_a|} \sum_{c \in C_a} \nabla_\theta L_a(c)
 
-    over the parameters of a module that both terms reach. The module evaluates (no dropout), as it is: nothing is
-    trained. Chains of the second stage are noised to each of ``times``, without self-conditioning.
+    over the parameters of a module that both terms reach. :math:`C_a` are the chains that have anything to count for
+    term a, such as a label: ``batch_size`` changes neither gradients nor cosines. The module evaluates (no dropout),
+    as it is: nothing is trained. Chains of the second stage are noised to each of ``times``, without self-conditioning.
 
     Args:
         module: Of either stage.
@@ -92,19 +94,25 @@ def gradient_report(
         times = check_times(times, module.noise_schedule.timesteps)
     groups = _groups(list(trained), depth)
     total: dict[str, Gradient] = {}
+    counts: dict[str, int] = {}
     seen: dict[tuple[str, str], dict[str, list[float]]] = {}
     names: list[str] = []
     for batch in batches(chains, batch_size, module.device):
-        found = _gradients(loss_terms(module, batch, times, seed), trained)
+        terms = loss_terms(module, batch, times, seed)
+        found = _gradients({name: term.mean() for name, term in terms.items()}, trained)
         for pair, by_module in _cosines(found, groups).items():
             for name, cosine in by_module.items():
                 seen.setdefault(pair, {}).setdefault(name, []).append(cosine)
-        _add(total, found, len(batch))
+        # A term's mean is over the chains that it counts: a batch in which few are labelled weighs little.
+        for name, gradient in found.items():
+            counted = int(terms[name].counted.sum())
+            counts[name] = counts.get(name, 0) + counted
+            _add(total.setdefault(name, {}), gradient, counted)
         names += batch.names
         advance(len(batch))
-    for gradient in total.values():
+    for term, gradient in total.items():
         for value in gradient.values():
-            value /= len(names)
+            value /= max(counts[term], 1)
     cosines = {
         pair: {
             name: PairCosine(cosine, bootstrap_interval(seen[pair][name]))
@@ -125,10 +133,10 @@ def gradient_report(
 
 def loss_terms(
     module: MinifoldModule, batch: ProteinBatch, times: Sequence[int], seed: int
-) -> Mapping[str, Tensor]:
-    """Every loss term of ``batch``, with its graph."""
+) -> Mapping[str, PerChain]:
+    """Every loss term of every chain of ``batch``, at each timestep in the second stage, with its graph."""
     if isinstance(module, ContactClassifierModule):
-        return module.terms(module(batch), batch)
+        return module.terms_per_chain(module(batch), batch)
     assert isinstance(module, DiffusionModule)
     noise = [
         centered_noise(
@@ -139,7 +147,7 @@ def loss_terms(
     t = torch.tensor(times, device=batch.tokens.device).repeat_interleave(len(batch))
     draws = Draws(t, torch.cat(noise).to(t.device))
     prediction, target = module.predict_structure(batch, batch.tokens, module.target(batch), draws, False)
-    return module.objective(prediction, target)
+    return module.objective.per_chain(prediction, target)
 
 
 def term_weights(module: MinifoldModule) -> dict[str, float]:
@@ -173,14 +181,12 @@ def _gradients(terms: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) ->
     return found
 
 
-def _add(total: dict[str, Gradient], found: Mapping[str, Gradient], weight: float) -> None:
-    for term, gradient in found.items():
-        sums = total.setdefault(term, {})
-        for name, value in gradient.items():
-            if name in sums:
-                sums[name].add_(value, alpha=weight)
-            else:
-                sums[name] = weight * value
+def _add(sums: Gradient, gradient: Gradient, weight: float) -> None:
+    for name, value in gradient.items():
+        if name in sums:
+            sums[name].add_(value, alpha=weight)
+        else:
+            sums[name] = weight * value
 
 
 def _cosines(
