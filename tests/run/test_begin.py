@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -204,9 +205,105 @@ def test_a_run_is_done_until_it_is_asked_for_more(run: Run, config) -> None:
     assert already_done(run.folder, _changed(config, "model", "p_uncond", 0.3)) is None
 
 
-def test_a_config_that_cannot_be_read_is_no_config(run: Run, config) -> None:
+DAMAGED = {
+    "missing": None,
+    "not UTF-8": b"model: \xff\xfe\n",
+    "a zero byte": b"model: \x00\n",
+    "no YAML": b"{",
+    "an impossible date": b"model: 2024-99-99\n",
+    "no mapping": b"- 1\n",
+    "empty": b"",
+    "cut": b"model:\n  init_args:\n    p_uncond: 0.1\ndata:\n  path: /st",
+    "another": b"model:\n  init_args:\n    p_uncond: 0.3\n",
+}
+
+
+@pytest.fixture(params=DAMAGED.values(), ids=DAMAGED)
+def damage(request: pytest.FixtureRequest, run: Run) -> Callable[[], None]:
+    def harm() -> None:
+        run.folder.config.unlink()
+        if request.param is not None:
+            run.folder.config.write_bytes(request.param)
+
+    return harm
+
+
+@pytest.mark.parametrize("identity", ["kept", "damaged"])
+def test_a_lost_config_is_written_anew_where_the_fingerprint_is_the_same(
+    run: Run, config, damage: Callable[[], None], identity: str
+) -> None:
     run.start(config)
-    run.folder.config.write_text("{")
-    run.folder.identity.write_text("[]")
-    assert [event["event"] for event in run.start(config)] == ["settings"]
+    damage()
+    if identity == "damaged":
+        run.folder.identity.write_bytes(b"\xff")
+    assert "settings" in [event["event"] for event in run.start(config)]
+    line = next(line for line in run.told if "written anew" in line)
+    assert str(run.folder.config) in line
+    assert "are the same" in line
     assert yaml.safe_load(run.folder.config.read_text()) == config
+    assert [event["event"] for event in run.start(config)] == ["settings"]
+    assert run.told == []
+
+
+@pytest.mark.parametrize("identity", ["kept", "damaged"])
+def test_other_settings_are_refused_where_the_config_is_lost(
+    run: Run, config, damage: Callable[[], None], identity: str
+) -> None:
+    first = run.start(config)[-1]["fingerprint"]
+    damage()
+    if identity == "damaged":
+        run.folder.identity.unlink()
+    before = {p: p.read_bytes() for p in run.folder.path.iterdir() if p.is_file()}
+    other = _changed(config, "model", "p_uncond", 0.3)
+    with pytest.raises(ChangesRefused, match="--accept-changes") as refused:
+        run.start(other)
+    assert f"{run.folder.config} is " in refused.value.reason
+    assert f'"{first}" → ' in refused.value.reason
+    assert {p: p.read_bytes() for p in run.folder.path.iterdir() if p.is_file()} == before
+    noted = run.start(other, accept_changes=True)
+    assert noted[0]["part_of_the_run"]
+    assert noted[0]["changes"][0]["before"] == first
+    assert any("the settings are others" in line for line in run.told)
+    assert yaml.safe_load(run.folder.config.read_text()) == other
+    assert [event["event"] for event in run.start(other)] == ["settings"]
+    with pytest.raises(ChangesRefused, match=r"p_uncond: 0\.3 → 0\.1"):
+        run.start(config)
+
+
+def test_other_data_are_refused_where_the_config_is_lost(run: Run, config, tmp_path: Path) -> None:
+    run.start(config)
+    run.folder.config.unlink()
+    (tmp_path / "store" / "store.json").write_text('{"files": 2}')
+    with pytest.raises(ChangesRefused, match=DATA_CONTENT):
+        run.start(config)
+    assert not run.folder.config.exists()
+    assert run.told == []
+
+
+def test_a_fingerprint_of_other_code_is_no_reason_to_doubt_a_config(run: Run, config) -> None:
+    """It may leave out other settings."""
+    run.start(config)
+    content = json.loads(run.folder.identity.read_text())
+    run.folder.identity.write_text(json.dumps({**content, "fingerprint": "0" * 16}))
+    with pytest.raises(ChangesRefused):
+        run.start(config)
+    newer = replace(CODE, commit="b" * 40)
+    assert [event["event"] for event in run.start(config, code=newer)] == ["code_changed", "settings"]
+
+
+def test_a_done_run_without_its_config_is_looked_at_again(run: Run, config) -> None:
+    """Nobody can tell whether more is asked of it than before."""
+    run.start(config)
+    write_marker(run.folder.marker, Marker(state=RunState.DONE))
+    assert already_done(run.folder, config) is not None
+    run.folder.config.unlink()
+    assert already_done(run.folder, _changed(config, "trainer", "max_epochs", 90)) is None
+
+
+def test_a_folder_that_says_nothing_of_its_settings_is_gone_on_with_and_told_of(run: Run, config) -> None:
+    run.start(config, trained=False)
+    assert run.told == []
+    for path in (run.folder.config, run.folder.identity, run.folder.events):
+        path.unlink()
+    run.start(config)
+    assert ["nothing else says" in line for line in run.told] == [True]

@@ -16,12 +16,15 @@ from minifold_pl.run.code_version import CodeVersion, code_version
 from minifold_pl.run.events import append_event
 from minifold_pl.run.folder import RunFolder
 from minifold_pl.run.halt import RunEnded, RunHalted
+from minifold_pl.run.kept import Kept, read_identity, read_kept
 from minifold_pl.run.marker import Marker, RunState, read_marker
 from minifold_pl.run.settings import Change, changes, fingerprint
 
 DATA = "data.path"
 DATA_CONTENT = "content of data.path"
 """Stands among the changes where the store's content is another one; its place alone does not matter then."""
+FINGERPRINT = "fingerprint of the settings"
+"""Stands among the changes for all settings that are part of the run, where their names and values are lost."""
 
 
 class ChangesRefused(RunEnded):
@@ -48,7 +51,11 @@ def already_done(folder: RunFolder, config: Mapping[str, Any]) -> Marker | None:
     marker = read_marker(folder.marker)
     if marker is None or marker.state is not RunState.DONE:
         return None
-    asked = any(change.limit or not change.harmless for change in changed_settings(folder, config))
+    kept = read_kept(folder)
+    # Without its config nobody can tell whether a limit has changed: training finds that there is nothing to do.
+    asked = bool(kept.trouble) or any(
+        change.limit or not change.harmless for change in changed_settings(kept, config)
+    )
     return None if asked else marker
 
 
@@ -81,10 +88,15 @@ def begin(
         OSError: The folder cannot be written.
     """
     _refuse_halted(folder, after_halt)
-    found = changed_settings(folder, config)
-    _accept(folder, found, trained=trained, accept_changes=accept_changes, told=told)
-    known = _read_identity(folder)
     code = code or code_version()
+    kept = read_kept(folder, code)
+    found = changed_settings(kept, config)
+    if trained and not accept_changes:
+        _refuse_unknown(kept, found)
+    _accept(folder, found, trained=trained, accept_changes=accept_changes, told=told)
+    if kept.trouble and (trained or kept.fingerprint):
+        told(_written_anew(kept, found))
+    known = read_identity(folder)
     before = known.get("code")
     if isinstance(before, dict) and before != code.to_dict():
         told(f"the code has changed since the last start: {_of(before)} → {code}")
@@ -117,7 +129,7 @@ def pin_facts(
     Raises:
         ChangesRefused: They are others than at the last start.
     """
-    known = _read_identity(folder)
+    known = read_identity(folder)
     before = known.get("facts") or {}
     found = tuple(
         Change(name=name, before=before[name], after=now)
@@ -128,23 +140,25 @@ def pin_facts(
     _write_identity(folder, {**known, "facts": dict(facts)})
 
 
-def changed_settings(folder: RunFolder, config: Mapping[str, Any]) -> tuple[Change, ...]:
-    """What differs from the last start; nothing where there was none."""
-    try:
-        before = yaml.safe_load(folder.config.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
-        return ()
-    if not isinstance(before, Mapping):
-        return ()
-    found = changes(before, config)
-    content, now = _read_identity(folder).get("data", ""), data_digest(config)
-    if not content or not now:
+def changed_settings(kept: Kept, config: Mapping[str, Any]) -> tuple[Change, ...]:
+    """What differs from the last start; nothing where there was none.
+
+    Where its config is lost, the fingerprint stands for all settings that are part of the run.
+    """
+    now = data_digest(config)
+    if kept.config is None:
+        found: tuple[Change, ...] = ()
+        if kept.fingerprint and kept.fingerprint != fingerprint(config):
+            found = (Change(name=FINGERPRINT, before=kept.fingerprint, after=fingerprint(config)),)
+    else:
+        found = changes(kept.config, config)
+    if not kept.data or not now:
         return found
     # Where a store lies is no matter, as long as it is the same one.
     found = tuple(change for change in found if change.name != DATA)
-    if content == now:
+    if kept.data == now:
         return found
-    return (*found, Change(name=DATA_CONTENT, before=content[:16], after=now[:16]))
+    return (*found, Change(name=DATA_CONTENT, before=kept.data[:16], after=now[:16]))
 
 
 def _accept(
@@ -168,6 +182,26 @@ def _accept(
         append_event(folder.events, "config_changed", part_of_the_run=bool(serious), changes=told_of)
 
 
+def _refuse_unknown(kept: Kept, found: tuple[Change, ...]) -> None:
+    if any(change.name == FINGERPRINT for change in found):
+        raise ChangesRefused(
+            f"{kept.trouble}, and the settings given now are not those of the run:\n{_listed(found)}\n"
+            "Without that file nobody can tell which of them differ (the place of the store counts, too). Give the "
+            "run's own settings, put the file back, use --fresh for a new run, or --accept-changes to go on with the "
+            "settings given now."
+        )
+
+
+def _written_anew(kept: Kept, found: tuple[Change, ...]) -> str:
+    if not kept.fingerprint:
+        how = ", and nothing else says with what settings the run was started"
+    elif any(change.name == FINGERPRINT for change in found):
+        how = ", and the settings are others than before"
+    else:
+        how = "; by their fingerprint the settings that are part of the run are the same"
+    return f"{kept.trouble}{how}: it is written anew"
+
+
 def _refuse_halted(folder: RunFolder, after_halt: int | None) -> None:
     marker = read_marker(folder.marker)
     if marker is None or marker.state is not RunState.HALTED:
@@ -180,14 +214,6 @@ def _refuse_halted(folder: RunFolder, after_halt: int | None) -> None:
     append_event(folder.events, "after_halt", halted_in=marker.attempt, reason=marker.reason)
 
 
-def _read_identity(folder: RunFolder) -> dict[str, Any]:
-    try:
-        content = json.loads(folder.identity.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def _write_identity(folder: RunFolder, content: Mapping[str, Any]) -> None:
     _write(folder.identity, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
@@ -195,7 +221,7 @@ def _write_identity(folder: RunFolder, content: Mapping[str, Any]) -> None:
 def _write(path: Path, text: str) -> None:
     """Only where something has changed: a run must be able to go on on a full disk."""
     fence.check(path)
-    if not path.is_file() or path.read_text() != text:
+    if not path.is_file() or path.read_bytes() != text.encode():
         atomic_write_text(path, text)
 
 
