@@ -1,6 +1,6 @@
 """What being hard to kill costs: training steps of v13 with everything that guards them, and with none of it.
 
-    python -m benchmarks.resilience [--config v13.yaml] [--batches 12] [--rounds 2] [--threads 2] [--length 125]
+    python -m benchmarks.resilience [--config v13.yaml] [--batches 12] [--rounds 2] [--threads 2] [--length 120]
 
 Both ways train the same model on the same batches with EMA and clipping, which are part of the training; *guarded* is
 ``minifold-pl fit`` as users run it (lease, exact resume, signals, NaN guard, tripwire, loss spikes, hang watch,
@@ -136,7 +136,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
-        "--length", type=int, default=125, help="of the longest chain; the shortest has 10 fewer"
+        "--length", type=int, default=120, help="of the longest chain; the shortest has 10 fewer"
     )
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--store", help=argparse.SUPPRESS)
