@@ -136,7 +136,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
-        "--length", type=int, default=120, help="of the longest chain; the shortest has 10 fewer"
+        "--length", type=int, default=120, help="of the longest chain; the shortest has 50 fewer"
     )
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--store", help=argparse.SUPPRESS)
@@ -154,7 +154,7 @@ def main() -> int:
         chains = max(60, 8 * args.batches)
         store = str(Path(folder) / "store")
         write_synthetic(
-            store, SyntheticConfig(n=chains, min_length=args.length - 10, max_length=args.length, seed=0)
+            store, SyntheticConfig(n=chains, min_length=args.length - 50, max_length=args.length, seed=0)
         )
         found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
         for number in range(args.rounds):
