@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from lightning.pytorch.plugins import MixedPrecision
+from tests.ports import free_port
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -349,9 +349,7 @@ def _one_rank(rank: int, port: int, folder: str, nan: tuple[int, ...], window: i
 )
 def test_a_nan_on_one_of_two_ranks_leaves_the_other_ones_gradient(tmp_path, window, nan, strategy) -> None:
     """Batches 2k and 2k + 1 are step k of ranks 0 and 1; both, one or none of them may be bad."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     mp.spawn(_one_rank, args=(port, str(tmp_path), nan, window, strategy), nprocs=2)
     ranks = [torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2)]
     expected = reference(make_batches(nan=nan), set(nan), 2 * window)[0]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.ports import free_port
 
 from minifold_pl.checkpoint.contents import read_checkpoint, verify
 from minifold_pl.run.events import read_events
@@ -16,9 +16,7 @@ from minifold_pl.run.events import read_events
 
 def _together(folder: Path, way: str, refusals: int, poison: int = -1) -> list[str]:
     """How each of two processes ended."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     shared = {
         **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0",
         "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1",

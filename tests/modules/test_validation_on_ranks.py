@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
 import torch.multiprocessing as mp
+from tests.ports import free_port
 
 from minifold_pl.data.datamodule import ProteinDataModule, write_synthetic
 from minifold_pl.data.synthetic import SyntheticConfig
@@ -58,9 +58,7 @@ def test_two_processes_measure_what_one_measures(tmp_path, contact, diffusion) -
     write_synthetic(tmp_path / "store", SyntheticConfig(n=90, folds=30, min_length=24, max_length=40))
     for stage, module in zip(STAGES, (contact, diffusion), strict=True):
         torch.save(module, tmp_path / f"{stage}.pt")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     mp.spawn(_one_rank, args=(tmp_path, port), nprocs=2)
     alone = _measured(tmp_path, 1)
     assert {"val/total", "val/score", "val_weighted/fape", "val_band/low/fape"} <= alone["diffusion 9"].keys()

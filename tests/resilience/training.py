@@ -8,9 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import random
 import signal
-import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +19,7 @@ from time import monotonic, sleep
 from typing import Any
 
 import torch
+from tests.ports import free_port
 
 from minifold_pl.checkpoint.newest import latest_valid
 from minifold_pl.cli.main import main
@@ -143,21 +142,12 @@ def start_case(case: Case, store: Path, run: Path, more: Sequence[str] = ()) -> 
     log = run.with_suffix(".log")
     if case.ranks == 1:
         return [start(arguments, log)]
-    port = _free_port()
+    port = free_port()
     shared = {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(case.ranks), "NODE_RANK": "0",
         "GLOO_SOCKET_IFNAME": "lo",
     }  # fmt: skip
     return [start(arguments, log, {**shared, "LOCAL_RANK": str(rank)}) for rank in range(case.ranks)]
-
-
-def _free_port() -> int:
-    """Below those that the system gives to connections, which might take it before it is listened at."""
-    while True:
-        port = random.randrange(15_000, 32_000)
-        with socket.socket() as tried, suppress(OSError):
-            tried.bind(("127.0.0.1", port))
-            return port
 
 
 def run_to_end(case: Case, store: Path, run: Path, more: Sequence[str] = ()) -> int:

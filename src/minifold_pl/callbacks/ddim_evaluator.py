@@ -16,6 +16,7 @@ from minifold_pl.callbacks import ddim_scores
 from minifold_pl.callbacks.ddim_scores import MODEL, SEQUENCE, Rows, choose_chains, share_of
 from minifold_pl.callbacks.ddim_table import print_table, summary_line
 from minifold_pl.callbacks.ema import EMA
+from minifold_pl.callbacks.finding import callbacks_of
 from minifold_pl.callbacks.leaving import Boundaries
 from minifold_pl.callbacks.structure_files import write_structures
 from minifold_pl.checkpoint.atomic import atomic_write_text
@@ -23,6 +24,7 @@ from minifold_pl.data.collate import collate
 from minifold_pl.data.dataset import ChainDataset
 from minifold_pl.metrics.bootstrap import Interval, bootstrap_interval
 from minifold_pl.modules.diffusion import DiffusionModule
+from minifold_pl.modules.ranks import from_all_ranks
 from minifold_pl.modules.sampling import SamplerConfig
 
 RECORDS = "ddim.jsonl"
@@ -333,11 +335,7 @@ def named_values(rows: Mapping[str, Mapping[str, Interval]]) -> dict[str, float]
 
 def _gathered(trainer: pl.Trainer, mine: _Share, chosen: list[int]) -> tuple[Rows, dict[int, Tensor]]:
     """The rows of all ranks, the chains in the order of ``chosen``: the same on every rank and for any number."""
-    parts = [mine]
-    if trainer.world_size > 1:
-        gathered: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(gathered, tuple(mine))
-        parts = [_Share(*part) for part in gathered]
+    parts = from_all_ranks(trainer.world_size, mine)
     filled = [part for part in parts if part.indices]
     place = {i: k for k, i in enumerate(i for part in filled for i in part.indices)}
     order = torch.tensor([place[i] for i in chosen])
@@ -347,10 +345,7 @@ def _gathered(trainer: pl.Trainer, mine: _Share, chosen: list[int]) -> tuple[Row
 
 
 def _averages(trainer: pl.Trainer) -> EMA | None:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning's connector
-        if isinstance(callback, EMA) and callback.decay > 0:
-            return callback
-    return None
+    return next((callback for callback in callbacks_of(trainer, EMA) if callback.decay > 0), None)
 
 
 def _finished_epochs(trainer: pl.Trainer) -> int:

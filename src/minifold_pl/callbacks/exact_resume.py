@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Final, Protocol, cast, runtime_checkable
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.loops.progress import _ProcessedTracker, _Progress
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from minifold_pl.loggers.metrics_csv import MetricsCSV
+from minifold_pl.modules.ranks import from_all_ranks
 from minifold_pl.run.halt import RetryLater
 
 METRICS_KEY: Final = "metrics_csv"
@@ -126,10 +126,7 @@ class ExactResume(pl.Callback):
 
     def _agree(self, trainer: pl.Trainer, place: tuple[int, int, int]) -> None:
         """All ranks go on from the same place, or none does: their collectives would not meet."""
-        if trainer.world_size == 1:
-            return
-        places = [place] * trainer.world_size
-        torch.distributed.all_gather_object(places, place)
+        places = from_all_ranks(trainer.world_size, place)
         if len(set(places)) > 1:
             told = ", ".join(f"rank {rank}: {found}" for rank, found in enumerate(places))
             raise RetryLater(f"the ranks read different checkpoints (epoch, batch, step of {told})")

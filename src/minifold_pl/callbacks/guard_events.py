@@ -53,12 +53,3 @@ def sum_over_ranks(trainer: pl.Trainer, values: list[float]) -> list[float]:
     total = torch.tensor(values, device=trainer.strategy.root_device, dtype=torch.float32)
     torch.distributed.all_reduce(total)
     return total.tolist()
-
-
-def from_all_ranks(trainer: pl.Trainer, value: Any) -> list[Any]:
-    """Any value of each rank; every rank must call it at the same place."""
-    if trainer.world_size == 1:
-        return [value]
-    found: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(found, value)
-    return found

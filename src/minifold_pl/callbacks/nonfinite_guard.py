@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from minifold_pl.callbacks.guard_events import from_all_ranks, record, sum_over_ranks
+from minifold_pl.callbacks.guard_events import record, sum_over_ranks
 from minifold_pl.callbacks.rollback import Rollback, Rollbacks, left_out, roll_back
 from minifold_pl.modules.epoch_means import EpochMeans
+from minifold_pl.modules.ranks import from_all_ranks
 
 SKIPPED = "skipped"
 """In the output of a training step: its loss stands for nothing."""
@@ -90,9 +91,9 @@ class NonFiniteGuard(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Learn which steps are left out."""
         self._window, self._batches = [], 0
-        self._made = from_all_ranks(trainer, Rollbacks.of(trainer).read() if trainer.is_global_zero else ())[
-            0
-        ]
+        self._made = from_all_ranks(
+            trainer.world_size, Rollbacks.of(trainer).read() if trainer.is_global_zero else ()
+        )[0]
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Give the training step back."""
@@ -165,7 +166,7 @@ class NonFiniteGuard(pl.Callback):
             else:
                 self.applied_steps += 1
         if skipped or bad_modules:
-            found = [b for rank in from_all_ranks(trainer, mine) for b in rank if b]
+            found = [b for rank in from_all_ranks(trainer.world_size, mine) for b in rank if b]
             if found or bad_modules:
                 self._tell(trainer, pl_module, step, found, bad_modules)
                 return

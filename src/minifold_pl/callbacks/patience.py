@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
 from minifold_pl.callbacks.ddim_evaluator import awaited
+from minifold_pl.callbacks.finding import callbacks_of
 
 
 class Patience(EarlyStopping):
@@ -85,7 +86,4 @@ class Patience(EarlyStopping):
 
 def status(trainer: pl.Trainer) -> str:
     """The status of the trainer's :class:`Patience`, or nothing where it has none."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning's connector
-        if isinstance(callback, Patience):
-            return callback.status
-    return ""
+    return next((callback.status for callback in callbacks_of(trainer, Patience)), "")

@@ -6,9 +6,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from minifold_pl.callbacks.guard_events import from_all_ranks, record, sum_over_ranks
+from minifold_pl.callbacks.guard_events import record, sum_over_ranks
 from minifold_pl.data.datamodule import ProteinDataModule
 from minifold_pl.data.quarantine import Quarantine
+from minifold_pl.modules.ranks import from_all_ranks
 from minifold_pl.run.halt import RunHalted
 
 
@@ -60,7 +61,9 @@ class RecordQuarantine(pl.Callback):
         for split, quarantine in splits.items():
             mine = quarantine.damaged()
             told = self._told.setdefault(split, set())
-            found = {name: why for rank in from_all_ranks(trainer, mine) for name, why in rank.items()}
+            found = {
+                name: why for rank in from_all_ranks(trainer.world_size, mine) for name, why in rank.items()
+            }
             for name in sorted(found.keys() - told):
                 self._tell(trainer, split, name, found[name], len(told) + 1)
                 told.add(name)

@@ -10,9 +10,10 @@ from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 
-from minifold_pl.callbacks.guard_events import from_all_ranks, record, run_folder
+from minifold_pl.callbacks.guard_events import record, run_folder
 from minifold_pl.checkpoint.atomic import atomic_write_text
 from minifold_pl.checkpoint.newest import claimed_step, set_aside_later
+from minifold_pl.modules.ranks import from_all_ranks
 from minifold_pl.run.halt import RetryLater, RunHalted
 
 
@@ -98,7 +99,7 @@ def roll_back(
             told = [_go_back(trainer, why, first_bad, at_step, allowed, leave_out)]
         except RunHalted as halt:
             told = [halt.reason, "halted"]
-    message, *halted = from_all_ranks(trainer, told)[0]
+    message, *halted = from_all_ranks(trainer.world_size, told)[0]
     if halted:
         raise RunHalted(message)
     raise RolledBack(message)

@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from minifold_pl.callbacks.data_workers import kill_workers, worker_loss
+from minifold_pl.callbacks.finding import callbacks_of
 from minifold_pl.callbacks.lost_rank import rank_loss
 from minifold_pl.callbacks.patience import Patience
 from minifold_pl.run.events import append_event
@@ -48,8 +49,8 @@ class RunEvents(pl.Callback):
             return
         self._over = True
         reason = "finished"
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning's connector
-            if isinstance(callback, Patience) and callback.spent:
+        for callback in callbacks_of(trainer, Patience):
+            if callback.spent:
                 reason = f"no improvement of {callback.monitor} in {callback.patience} validations"
         append_event(
             self.folder.events, "done", reason=reason, epoch=trainer.current_epoch, step=trainer.global_step

@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from minifold_pl.callbacks.checkpoints import ResumeCheckpoint
+from minifold_pl.callbacks.finding import callbacks_of
 from minifold_pl.callbacks.leaving import leave_where_asked
 from minifold_pl.run.stop import RunInterrupted
 
@@ -57,6 +58,5 @@ class StopOnSignal(pl.Callback):
     ) -> None:
         """Save; the averaged weights that were swapped in for a validation are out again by now."""
         if isinstance(exception, RunInterrupted) and (self._after_step or trainer.validating):
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning's connector
-                if isinstance(callback, ResumeCheckpoint):
-                    callback.save_now(trainer)
+            for callback in callbacks_of(trainer, ResumeCheckpoint):
+                callback.save_now(trainer)

@@ -15,7 +15,6 @@ from minifold_pl.checkpoint.atomic import HashingWriter, staged
 from minifold_pl.checkpoint.contents import foreign_state, read_checkpoint, verify
 from minifold_pl.checkpoint.manifest import Content, Manifest, manifest_path, read_manifest, write_manifest
 from minifold_pl.checkpoint.newest import claimed_step
-from minifold_pl.checkpoint.newest import latest_valid as latest_valid
 
 Fence = Callable[[], None]
 """Called before anything takes a final name; raises where this process may no longer write."""

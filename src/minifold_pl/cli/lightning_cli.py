@@ -22,7 +22,7 @@ from minifold_pl.callbacks.checkpoints import BestCheckpoint, ResumeCheckpoint
 from minifold_pl.callbacks.data_workers import kill_workers, notice_deaths_at_the_loader, worker_loss
 from minifold_pl.callbacks.ddim_evaluator import DDIMEvaluator
 from minifold_pl.callbacks.ema import EMA
-from minifold_pl.callbacks.exact_resume import METRICS_KEY, ExactResume
+from minifold_pl.callbacks.exact_resume import ExactResume
 from minifold_pl.callbacks.gradient_tripwire import GradientTripwire
 from minifold_pl.callbacks.hang_watch import HangWatch
 from minifold_pl.callbacks.lease_keeper import LeaseKeeper
@@ -119,8 +119,6 @@ class MinifoldCLI(LightningCLI):
                 self.run_folder = RunFolder(fresh_folder(self.run_folder.path))
                 run.dir = str(self.run_folder.path)
             chosen = self._origin()
-            if chosen is not None:
-                read_checkpoint(chosen)
             self._explicit = chosen is not None
             self.entered = enter(self.run_folder, run, self._config_to_keep(), chosen, self._exits)
             if chosen is None and self.entered.checkpoint is not None:
@@ -224,11 +222,10 @@ class MinifoldCLI(LightningCLI):
             # ``devices: auto`` and an open precision make another run on another machine.
             facts = {"processes": self.trainer.world_size, "precision": str(self.trainer.precision)}
             pin_facts(folder, facts, trained=origin is not None, accept_changes=run.accept_changes)
-            content = {} if origin is None else read_checkpoint(origin)
             if origin is not None and self._explicit and origin.parent == folder.checkpoints:
                 # The newer ones would win at the next start.
                 set_aside_later(folder.checkpoints, self.entered.step)
-            self.metrics.resume_from(self.entered.step, content.get(METRICS_KEY))
+            self.metrics.resume_from(self.entered.step, self.entered.metrics)
             if origin is not None:
                 print(f"resuming {folder.path} from {origin.name} (step {self.entered.step})", flush=True)
         try:

@@ -9,8 +9,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, NamedTuple
 
+from minifold_pl.callbacks.exact_resume import METRICS_KEY
 from minifold_pl.checkpoint.contents import read_checkpoint
 from minifold_pl.checkpoint.newest import find_newest
 from minifold_pl.cli.errors import UserError
@@ -41,8 +42,19 @@ class Entered:
     """Where to go on from; None for a run that begins."""
     step: int
     """Optimizer steps in it."""
+    metrics: Mapping[str, Any] | None
+    """State of the metrics' file in it."""
     lease: Lease | None
     """The right to write to the folder; on the first process only."""
+
+
+class _Origin(NamedTuple):
+    """What a start has to know of the checkpoint that it goes on from, read once: it may be half a gigabyte."""
+
+    path: Path | None
+    step: int = 0
+    finished_epochs: int = 0
+    metrics: Mapping[str, Any] | None = None
 
 
 def enter(
@@ -65,15 +77,17 @@ def enter(
         RunEnded: Somebody else trains here, the run halted, or its settings have changed.
         RunInterrupted: A stop signal came while waiting.
         UserError: No checkpoint of the folder is whole.
+        CheckpointError: ``chosen`` cannot be read; nothing was touched.
     """
-    if chosen is None:
+    given = None if chosen is None else _read(chosen)
+    if given is None:
         done = already_done(folder, config)
         if done is not None:
             raise AlreadyDone(f"{folder.path} is done: {done.reason} (step {done.step}); nothing to do")
     if not is_first_process():
         _wait_for_the_first(folder, run.wait)
-        checkpoint = chosen or newest_whole(folder)
-        return Entered(checkpoint=checkpoint, step=_step(checkpoint), lease=None)
+        origin = given or _read(newest_whole(folder))
+        return Entered(checkpoint=origin.path, step=origin.step, metrics=origin.metrics, lease=None)
     try:
         lease = acquire(folder, wait=run.wait, told=lambda line: print(line, flush=True))
     except FolderInUse as error:
@@ -81,37 +95,50 @@ def enter(
             f"{error.reason}; wait for it with --run.wait SECONDS, or take another folder with --run.dir or --fresh"
         ) from error
     exits.callback(lease.release)
-    checkpoint = chosen or newest_whole(folder)
+    origin = given or _read(newest_whole(folder))
     before = read_marker(folder.marker)
-    _refuse_a_lower_limit(config, checkpoint)
-    if checkpoint is None and before is not None and before.step > 0:
+    _refuse_a_lower_limit(config, origin)
+    if origin.path is None and before is not None and before.step > 0:
         told = f"no checkpoint is left in {folder.checkpoints}, though the run has been at step {before.step}"
         print(f"{told}: it begins anew", file=sys.stderr, flush=True)
         append_event(folder.events, "checkpoints_missing", was_at=before.step)
     begin(
         folder,
         config,
-        trained=checkpoint is not None,
+        trained=origin.path is not None,
         accept_changes=run.accept_changes,
         after_halt=run.after_halt,
         told=lambda line: print(line, file=sys.stderr, flush=True),
     )
     if before is not None and before.state is RunState.HALTED:
         forget_starts(folder.starts)
-    step = _step(checkpoint)
-    _count_start(folder, step, run.max_fruitless_starts)
-    return Entered(checkpoint=checkpoint, step=step, lease=lease)
+    _count_start(folder, origin.step, run.max_fruitless_starts)
+    return Entered(checkpoint=origin.path, step=origin.step, metrics=origin.metrics, lease=lease)
 
 
-def _refuse_a_lower_limit(config: Mapping[str, Any], checkpoint: Path | None) -> None:
+def _read(checkpoint: Path | None) -> _Origin:
+    if checkpoint is None:
+        return _Origin(None)
+    content = read_checkpoint(checkpoint)
+    loops = content.get("loops") or {}
+    return _Origin(
+        path=checkpoint,
+        step=int(content.get("global_step", 0)),
+        finished_epochs=loops.get("fit_loop", {})
+        .get("epoch_progress", {})
+        .get("current", {})
+        .get("processed", 0),
+        metrics=content.get(METRICS_KEY),
+    )
+
+
+def _refuse_a_lower_limit(config: Mapping[str, Any], origin: _Origin) -> None:
     limit = dict(config.get("trainer") or {}).get("max_epochs")
-    if checkpoint is None or limit is None or limit < 0:
+    if origin.path is None or limit is None or limit < 0:
         return
-    loops = read_checkpoint(checkpoint).get("loops") or {}
-    finished = loops.get("fit_loop", {}).get("epoch_progress", {}).get("current", {}).get("processed", 0)
-    if finished > limit:
+    if origin.finished_epochs > limit:
         raise UserError(
-            f"{checkpoint.name} has {finished} finished epochs, and trainer.max_epochs is {limit}; "
+            f"{origin.path.name} has {origin.finished_epochs} finished epochs, and trainer.max_epochs is {limit}; "
             "give a larger limit, or begin anew with --fresh",
             exit_code=2,
         )
@@ -138,10 +165,6 @@ def newest_whole(folder: RunFolder) -> Path | None:
 def is_first_process() -> bool:
     """Whether this is the process that writes; the others of a run only read."""
     return all(os.environ.get(name, "0") == "0" for name in _RANKS)
-
-
-def _step(checkpoint: Path | None) -> int:
-    return 0 if checkpoint is None else int(read_checkpoint(checkpoint).get("global_step", 0))
 
 
 def _count_start(folder: RunFolder, step: int, limit: int | None) -> None:

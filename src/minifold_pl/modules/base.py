@@ -23,6 +23,7 @@ from minifold_pl.modules.optim import (
     group_rates,
     take_rates,
 )
+from minifold_pl.modules.ranks import from_all_ranks
 from minifold_pl.types import Coordinates, ProteinBatch
 
 CHECKPOINT_KEY = "minifold_pl"
@@ -163,8 +164,7 @@ class MinifoldModule(pl.LightningModule):
     def _means_of_all_ranks(self, sums: EpochMeans) -> dict[str, float]:
         """The means of what all ranks have added, the same on each; ``sums`` is empty then."""
         if self._trainer is not None and self._trainer.world_size > 1:
-            parts: list[Any] = [None] * self._trainer.world_size
-            torch.distributed.all_gather_object(parts, sums.state_dict())
+            parts = from_all_ranks(self._trainer.world_size, sums.state_dict())
             sums.reset()
             for part in parts:
                 sums.merge(part)
@@ -235,11 +235,8 @@ class MinifoldModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what the checkpoint is and how to build its module, and keep the epoch's sums so far."""
-        sums = [self.epoch_means.state_dict()]
-        trainer = self._trainer
-        if trainer is not None and trainer.world_size > 1:
-            sums = [sums[0]] * trainer.world_size
-            torch.distributed.all_gather_object(sums, self.epoch_means.state_dict())
+        world_size = 1 if self._trainer is None else self._trainer.world_size
+        sums = from_all_ranks(world_size, self.epoch_means.state_dict())
         checkpoint[CHECKPOINT_KEY] = {
             "format": CHECKPOINT_FORMAT,
             "stage": self.stage,
