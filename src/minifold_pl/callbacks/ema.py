@@ -48,6 +48,11 @@ class EMA(WeightAveraging):
         if self.decay > 0:
             super().setup(trainer, pl_module, stage)
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin with the module's weights: those it has read in ``setup`` came after the average was made."""
+        if self._average_model is not None and int(self._average_model.n_averaged) == 0:
+            self._average_model.module.load_state_dict(pl_module.state_dict())
+
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """After every step, unless averaging is switched off."""
         return self.decay > 0 and super().should_update(step_idx, epoch_idx)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,10 +11,14 @@ from minifold_pl.callbacks.data_workers import kill_workers, worker_loss
 from minifold_pl.callbacks.finding import callbacks_of
 from minifold_pl.callbacks.lost_rank import rank_loss
 from minifold_pl.callbacks.patience import Patience
+from minifold_pl.checkpoint.atomic import atomic_write_text
 from minifold_pl.run.events import append_event
 from minifold_pl.run.folder import RunFolder
 from minifold_pl.run.halt import RetryLater, RunHalted
 from minifold_pl.run.marker import Marker, RunState, read_marker, write_marker
+from minifold_pl.run.stop import RunInterrupted
+from minifold_pl.run.stop_order import stop_order
+from minifold_pl.run.stopped import mark_stopped
 
 
 class RunEvents(pl.Callback):
@@ -40,6 +45,7 @@ class RunEvents(pl.Callback):
         place = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         if self.resumed_from is None:
             append_event(self.folder.events, "started", **place)
+            self._note_origin(getattr(pl_module, "initialised", None))
         else:
             append_event(self.folder.events, "resumed", checkpoint=self.resumed_from, **place)
 
@@ -69,7 +75,7 @@ class RunEvents(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Note how it ended; only :class:`RunHalted` is for good, everything else leaves the run to be resumed."""
+        """Note how it ended; only a halt and an order to stop are for good, everything else leaves the run to be resumed."""
         self._over = True
         lost = worker_loss(exception)
         place: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
@@ -89,9 +95,21 @@ class RunEvents(pl.Callback):
             append_event(self.folder.events, "retry", kind=kind, reason=exception.reason, **place)
         elif isinstance(exception, Exception):
             append_event(self.folder.events, "failed", error=type(exception).__name__, message=first, **place)
+        elif isinstance(exception, RunInterrupted) and (order := stop_order(self.folder)) is not None:
+            mark_stopped(self.folder, order, **place)
         else:
             name = getattr(exception, "name", type(exception).__name__)
             append_event(self.folder.events, "interrupted", signal=name, **place)
+
+    def _note_origin(self, origin: dict[str, Any] | None) -> None:
+        if not origin:
+            return
+        told = {name: origin[name] for name in ("ckpt", "sha256", "weights", "tensors")}
+        append_event(self.folder.events, "initialised", from_step=origin["step"], **told)
+        try:
+            atomic_write_text(self.folder.origin, json.dumps(origin, indent=1) + "\n")
+        except OSError as error:
+            append_event(self.folder.events, "origin_not_written", error=str(error))
 
     def _mark(self, trainer: pl.Trainer, state: RunState, reason: str) -> None:
         marker = Marker(state=state, reason=reason, epoch=trainer.current_epoch, step=trainer.global_step)

@@ -174,6 +174,10 @@ class CheckpointSummary:
     """Class of the module."""
     model_config: dict[str, Any]
     data_config: dict[str, Any]
+    initialised: dict[str, Any]
+    """Where the weights that training began with came from and what came over; empty for random ones."""
+    encoder_origin: str | None
+    """``random``, or the checkpoint that the sequence encoder came from."""
 
 
 def summary(checkpoint: Mapping[str, Any]) -> CheckpointSummary:
@@ -210,6 +214,8 @@ def summary(checkpoint: Mapping[str, Any]) -> CheckpointSummary:
         model=_text(model_config.get("class_path")),
         model_config=model_config,
         data_config=_mapping(project.get("data_config")),
+        initialised=_plain_values(_mapping(project.get("initialised"))),
+        encoder_origin=_text(project.get("encoder_origin")),
     )
 
 
@@ -256,7 +262,14 @@ def _plain_values(state: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, Mapping):
             plain[str(key)] = _plain_values(value)
         elif isinstance(value, list | tuple | set):
-            plain[str(key)] = [v if isinstance(v, str | int | float | bool) else str(v) for v in value]
+            plain[str(key)] = [
+                _plain_values(v)
+                if isinstance(v, Mapping)
+                else v
+                if isinstance(v, str | int | float)
+                else str(v)
+                for v in value
+            ]
         else:
             plain[str(key)] = value if isinstance(value, str | int | float | bool | None) else str(value)
     return plain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,10 @@ def show_summary(content: Mapping[str, Any]) -> None:
         table.add_row("training goes on", content["place"])
     table.add_row("model", content["model"] or "–")
     table.add_row("weights", "averaged (EMA), raw ones beside them" if content["ema"] else "raw, no EMA")
+    for line in _origin_lines(content["initialised"]):
+        table.add_row(*map(escape, line))
+    if content["encoder_origin"]:
+        table.add_row("encoder from", escape(content["encoder_origin"]))
     table.add_row("elements", f"{content['total']:,}")
     for name, count in content["parameters"].items():
         table.add_row(f"  {escape(name)}", f"{count:,}")
@@ -46,6 +50,35 @@ def show_summary(content: Mapping[str, Any]) -> None:
     for name in content["callbacks"]:
         table.add_row("callback", escape(name))
     Console().print(table)
+
+
+def _origin_lines(origin: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Where the weights came from, what came over, and where those had come from."""
+    if not origin:
+        return
+    yield "initialised from", _source(origin)
+    words = {"shape": "of another shape", "fresh": "left fresh"}
+    modules = origin.get("modules")
+    for module, fates in modules.items() if isinstance(modules, Mapping) else ():
+        if isinstance(fates, Mapping):
+            told = [
+                f"{tally.get('tensors')} {words.get(fate, fate)}"
+                for fate, tally in fates.items()
+                if isinstance(tally, Mapping)
+            ]
+            yield f"  {module}", ", ".join(told)
+    before = origin.get("before")
+    for earlier in before if isinstance(before, list) else ():
+        if isinstance(earlier, Mapping):
+            yield "  and that from", _source(earlier)
+
+
+def _source(origin: Mapping[str, Any]) -> str:
+    weights = {"ema": "averaged weights", "raw": "raw weights", "only": "weights, no EMA"}
+    how = weights.get(str(origin.get("weights")), "weights")
+    return (
+        f"{origin.get('ckpt')} ({how}, step {origin.get('step')}, sha256 {str(origin.get('sha256'))[:16]}…)"
+    )
 
 
 def show_differences(first: str, second: str, found: Differences) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import ceil
+from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 import minifold_pl
+from minifold_pl.checkpoint.contents import load_unverified, verify
 from minifold_pl.constants import AMINO_ACIDS, CLS, EOS, FIRST_RESIDUE, NO_LABEL
 from minifold_pl.diffusion.draws import keyed_generator
 from minifold_pl.modules.epoch_means import EpochMeans
+from minifold_pl.modules.init_from import NOWHERE, InitFrom, Initialisation
 from minifold_pl.modules.optim import (
     LRSchedule,
     OptimizerConfig,
@@ -38,6 +42,7 @@ class MinifoldModule(pl.LightningModule):
         optimizer: AdamW and its learning-rate groups.
         schedule: Learning rate over the epochs.
         seed: Seed of every random draw in training and validation.
+        init_from: The checkpoint whose weights a new run begins with.
     """
 
     stage: ClassVar[str]
@@ -45,11 +50,16 @@ class MinifoldModule(pl.LightningModule):
     needs: Coordinates = "ca"
     """Chains of which less is known are left out of its data."""
 
-    def __init__(self, *, optimizer: OptimizerConfig, schedule: LRSchedule, seed: int) -> None:
+    def __init__(
+        self, *, optimizer: OptimizerConfig, schedule: LRSchedule, seed: int, init_from: InitFrom = NOWHERE
+    ) -> None:
         super().__init__()
         self.optimizer_config = optimizer
         self.schedule_config = schedule
         self.seed = seed
+        self.init_from = init_from
+        self.initialised: dict[str, Any] = {}
+        """Where the weights that training began with came from, and what came over; empty for random ones."""
         self.model_config: dict[str, Any] = {}
         """The ``model`` section of the config that built this module; set by the command line."""
         self.architecture_labels: tuple[str, ...] = ()
@@ -228,10 +238,36 @@ class MinifoldModule(pl.LightningModule):
     # --- labels and checkpoints ------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Take over the training split's label set."""
+        """Take over the training split's label set; a fit that starts anew also the weights it is to begin with."""
         labels = tuple(getattr(getattr(self.trainer, "datamodule", None), "architectures", ()))
         if labels and not self.architecture_labels:
             self.architecture_labels = labels
+        if stage == "fit" and self.init_from.ckpt is not None and self.trainer.ckpt_path is None:
+            self.initialise(Path(self.init_from.ckpt).expanduser())
+
+    def initialise(self, path: Path) -> None:
+        """Begin with the weights of a checkpoint, taken over as ``init_from`` says, and print what came over.
+
+        Raises:
+            ValueError: The checkpoint is missing, damaged, of the other stage, or does not match as was asked for.
+        """
+        digest = verify(path).sha256
+        # The moments, two thirds of the file, stay on the disk.
+        checkpoint = load_unverified(path, mmap=True)
+        about = check_stage(checkpoint, self.stage, f"init_from {path}")
+        weights = Initialisation(self, checkpoint, self.init_from, self.taken_elsewhere(about))
+        rank_zero_only(print)(weights.text(digest), flush=True)
+        weights.check()
+        weights.apply()
+        self.initialised = weights.origin(digest)
+
+    def taken_elsewhere(self, about: Mapping[str, Any]) -> Mapping[str, str]:
+        """Parts, as name prefixes, that do not come from ``init_from``, and why.
+
+        Args:
+            about: What its checkpoint says about itself.
+        """
+        return {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what the checkpoint is and how to build its module, and keep the epoch's sums so far."""
@@ -244,6 +280,7 @@ class MinifoldModule(pl.LightningModule):
             "model_config": self.model_config,
             "architectures": list(self.architecture_labels),
             "epoch_means": sums,
+            "initialised": self.initialised,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -254,6 +291,7 @@ class MinifoldModule(pl.LightningModule):
         """
         check_stage(checkpoint, self.stage, "this checkpoint")
         self.architecture_labels = tuple(checkpoint[CHECKPOINT_KEY]["architectures"])
+        self.initialised = dict(checkpoint[CHECKPOINT_KEY].get("initialised") or {})
         self._take_sums(checkpoint[CHECKPOINT_KEY].get("epoch_means", []))
 
     def _take_sums(self, sums: list[dict[str, Any]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from minifold_pl.losses.classification import contact_bce_per_chain, cross_entro
 from minifold_pl.losses.reduction import PerChain
 from minifold_pl.metrics.contact import ContactMetrics
 from minifold_pl.modules.base import MinifoldModule
+from minifold_pl.modules.init_from import NOWHERE, InitFrom
 from minifold_pl.modules.optim import LRSchedule, OptimizerConfig, WarmupCosine
 from minifold_pl.nn.contact_classifier import ContactClassifier, ContactOutput
 from minifold_pl.types import Coordinates, ProteinBatch, SequenceFeatures
@@ -28,6 +29,7 @@ class ContactClassifierModule(MinifoldModule):
         contact_pos_weight: Weight of a contact against a non-contact in the contact loss.
         optimizer: AdamW and its learning-rate groups.
         schedule: Learning rate over the epochs.
+        init_from: The stage-1 checkpoint whose weights a new run begins with.
         seed: Seed of every random draw.
     """
 
@@ -40,9 +42,10 @@ class ContactClassifierModule(MinifoldModule):
         contact_pos_weight: float = 8.0,
         optimizer: OptimizerConfig = _STAGE1_OPTIMIZER,
         schedule: LRSchedule = _STAGE1_SCHEDULE,
+        init_from: InitFrom = NOWHERE,
         seed: int = 0,
     ) -> None:
-        super().__init__(optimizer=optimizer, schedule=schedule, seed=seed)
+        super().__init__(optimizer=optimizer, schedule=schedule, seed=seed, init_from=init_from)
         if contact_pos_weight <= 0:
             raise ValueError(f"contact_pos_weight must be above 0, got {contact_pos_weight}")
         self.encoder = encoder
@@ -92,6 +95,13 @@ class ContactClassifierModule(MinifoldModule):
                 f"{heads} outputs: set model.init_args.encoder.init_args.architectures to at least "
                 f"{len(self.architecture_labels)}"
             )
+
+    def taken_elsewhere(self, about: Mapping[str, Any]) -> Mapping[str, str]:
+        """See :meth:`MinifoldModule.taken_elsewhere`: each output of the head stands for one of the labels."""
+        theirs = about.get("architectures") or []
+        if not self.architecture_labels or list(self.architecture_labels) == list(theirs):
+            return {}
+        return {"encoder.architectures": "its outputs stand for other CATH architectures"}
 
     def training_step(self, batch: ProteinBatch, batch_idx: int) -> Tensor:
         """One batch."""

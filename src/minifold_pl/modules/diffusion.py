@@ -28,6 +28,7 @@ from minifold_pl.losses.objective import (
 from minifold_pl.modules.band_losses import BandLosses, named_band_losses
 from minifold_pl.modules.base import CHECKPOINT_KEY, MinifoldModule
 from minifold_pl.modules.encoder_checkpoint import load_encoder
+from minifold_pl.modules.init_from import NOWHERE, InitFrom
 from minifold_pl.modules.optim import LRSchedule, OptimizerConfig, ThreePhase
 from minifold_pl.modules.sampling import SamplerConfig
 from minifold_pl.nn.contact_classifier import ContactClassifier
@@ -85,6 +86,7 @@ class DiffusionModule(MinifoldModule):
         sampler: Settings of ``predict`` and of the DDIM evaluator.
         optimizer: AdamW and its learning-rate groups.
         schedule: Learning rate over the epochs.
+        init_from: The checkpoint, of this or another version, whose weights a new run begins with.
         seed: Seed of every random draw.
     """
 
@@ -111,9 +113,10 @@ class DiffusionModule(MinifoldModule):
         sampler: SamplerConfig = _DDIM,
         optimizer: OptimizerConfig = _V13_OPTIMIZER,
         schedule: LRSchedule = _V13_SCHEDULE,
+        init_from: InitFrom = NOWHERE,
         seed: int = 0,
     ) -> None:
-        super().__init__(optimizer=optimizer, schedule=schedule, seed=seed)
+        super().__init__(optimizer=optimizer, schedule=schedule, seed=seed, init_from=init_from)
         for name, value in (("self_conditioning", self_conditioning), ("p_uncond", p_uncond)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} is a probability, got {value}")
@@ -161,11 +164,19 @@ class DiffusionModule(MinifoldModule):
         if self.encoder_ckpt is not None:
             load_encoder(self.encoder, self.encoder_ckpt)
             self.encoder_origin = str(self.encoder_ckpt)
+        elif self.initialised and "encoder" in self.initialised["whole"]:
+            self.encoder_origin = str(self.init_from.ckpt)
         elif self.freeze_encoder:
             rank_zero_warn(
                 "the encoder is frozen at RANDOM weights: give model.init_args.encoder_ckpt (a stage-1 checkpoint, "
                 "from `minifold-pl fit --config contact.yaml`) or set model.init_args.freeze_encoder to false"
             )
+
+    def taken_elsewhere(self, about: Mapping[str, Any]) -> Mapping[str, str]:
+        """See :meth:`MinifoldModule.taken_elsewhere`."""
+        if self.encoder_ckpt is None:
+            return {}
+        return {"encoder": "model.init_args.encoder_ckpt names the checkpoint it comes from"}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add where the encoder came from."""

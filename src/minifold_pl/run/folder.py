@@ -24,6 +24,11 @@ class RunFolder:
         return self.path / "identity.json"
 
     @property
+    def origin(self) -> Path:
+        """Where the weights that the run began with came from, and what of them; absent for random ones."""
+        return self.path / "origin.json"
+
+    @property
     def checkpoints(self) -> Path:
         """Checkpoints with their manifests."""
         return self.path / "checkpoints"
@@ -60,13 +65,18 @@ class RunFolder:
 
     @property
     def marker(self) -> Path:
-        """RUNNING, DONE or HALTED."""
+        """RUNNING, DONE, HALTED or STOPPED."""
         return self.path / "state.json"
 
     @property
     def starts(self) -> Path:
         """How many starts in a row got nowhere."""
         return self.path / "starts.json"
+
+    @property
+    def stop_order(self) -> Path:
+        """A person's order to end the run for good; where it is, nobody trains on."""
+        return self.path / "jobs" / "stop.json"
 
     def exists(self) -> bool:
         """Whether a run was started here."""
