@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -155,6 +155,20 @@ class StructureTarget(NamedTuple):
     mask: Bool[Tensor, "b l"]
     """Residues whose Cα was observed."""
     bonded: Bool[Tensor, "b l"]
+    unit: Float[Tensor, " b"] | None = None
+    """Å in a model unit of each chain where that is the chain's own size; None: 10 Å."""
+
+
+_Parts = TypeVar("_Parts", bound=tuple[Any, ...])
+
+
+def map_tensors(change: Callable[[Tensor], Tensor], parts: _Parts) -> _Parts:
+    """``parts``, a NamedTuple of tensors, nested ones and None, with every tensor changed."""
+    changed = (
+        change(x) if isinstance(x, Tensor) else map_tensors(change, x) if isinstance(x, tuple) else x
+        for x in parts
+    )
+    return type(parts)(*changed) if hasattr(parts, "_fields") else type(parts)(changed)
 
 
 def detach(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:

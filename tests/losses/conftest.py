@@ -11,7 +11,7 @@ from torch import Tensor
 from minifold_pl.geometry.frames import ca_frames, random_rotations
 from minifold_pl.geometry.measures import radius_of_gyration
 from minifold_pl.geometry.units import center, to_angstrom
-from minifold_pl.types import Frames, StructurePrediction, StructureTarget
+from minifold_pl.types import Frames, StructurePrediction, StructureTarget, map_tensors
 
 LENGTH = 14
 
@@ -84,15 +84,15 @@ class Case(NamedTuple):
         """One chain alone."""
         pick = slice(index, index + 1)
         return Case(
-            StructurePrediction(*(x[pick] for x in self.prediction)),
-            StructureTarget(*(x[pick] for x in self.target)),
+            map_tensors(lambda x: x[pick], self.prediction),
+            map_tensors(lambda x: x[pick], self.target),
         )
 
     def to(self, dtype: torch.dtype) -> Case:
         """In another precision."""
         return Case(
             StructurePrediction(*(x.to(dtype) for x in self.prediction)),
-            StructureTarget(*(x.to(dtype) if x.is_floating_point() else x for x in self.target)),
+            map_tensors(lambda x: x.to(dtype) if x.is_floating_point() else x, self.target),
         )
 
     @property

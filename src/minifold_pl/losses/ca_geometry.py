@@ -21,7 +21,7 @@ from minifold_pl.geometry.measures import (
     triplet_mask,
 )
 from minifold_pl.geometry.precision import full_precision
-from minifold_pl.geometry.units import to_model_units
+from minifold_pl.geometry.units import length_beside
 from minifold_pl.losses.reduction import PerChain, chain_mean, pair_mask, zero_masked
 
 CLASH_THRESHOLD = 3.0
@@ -35,14 +35,17 @@ def bond_length_per_chain(
     bonded: Bool[Tensor, "b l"],
     *,
     ideal: float = CA_CA_BOND,
+    unit: Float[Tensor, " b"] | None = None,
 ) -> PerChain:
     r"""Squared deviation of consecutive Cα–Cα distances from ``ideal``.
 
     .. math:: L = |M|^{-1} \sum_{i \in M} (\lVert \hat x_{i+1} - \hat x_i \rVert - d)^2
 
-    ``x0`` in model units, ``ideal`` in Å, result in model units². Blind to mirror images.
+    ``x0`` in model units (of 10 Å, or of each chain's ``unit`` Å), ``ideal`` in Å, result in model units². Blind to
+    mirror images.
     """
-    error = bond_lengths(zero_masked(x0, mask)) - to_model_units(ideal)
+    lengths = bond_lengths(zero_masked(x0, mask))
+    error = lengths - length_beside(lengths, ideal, unit)
     return chain_mean(error**2, bond_mask(mask, bonded))
 
 
@@ -119,18 +122,20 @@ def clash_per_chain(
     bonded: Bool[Tensor, "b l"],
     *,
     threshold: float = CLASH_THRESHOLD,
+    unit: Float[Tensor, " b"] | None = None,
 ) -> PerChain:
     r"""Squared overlap of residues that no bond joins.
 
     .. math:: L = |N|^{-1} \sum_{(i,j) \in N} \max(0,\ \tau - \lVert \hat x_i - \hat x_j \rVert)^2
 
-    ``x0`` in model units, ``threshold`` τ in Å, result in model units². The write-up's further factor
-    1 + 2c (c the predicted contact) is left out: the denoiser's objective sees no contact map. Its threshold
-    was taken in the wrong unit and penalised nearly every pair; hence Å here.
+    ``x0`` in model units (of 10 Å, or of each chain's ``unit`` Å), ``threshold`` τ in Å, result in model units². The
+    write-up's further factor 1 + 2c (c the predicted contact) is left out: the denoiser's objective sees no contact
+    map. Its threshold was taken in the wrong unit and penalised nearly every pair; hence Å here.
     """
     joined = torch.diag_embed(bond_mask(mask, bonded), offset=1)
     apart = pair_mask(mask) & ~(joined | joined.mT)
-    overlap = (to_model_units(threshold) - pairwise_distances(zero_masked(x0, mask))).clamp(min=0)
+    distances = pairwise_distances(zero_masked(x0, mask))
+    overlap = (length_beside(distances, threshold, unit) - distances).clamp(min=0)
     return chain_mean(overlap**2, apart)
 
 

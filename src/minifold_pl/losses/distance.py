@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from minifold_pl.geometry.measures import pairwise_distances
 from minifold_pl.geometry.precision import full_precision
@@ -43,6 +43,30 @@ def distance_edges(bins: int = 32, first: float = 2.0, last: float = 40.0) -> Fl
             f"distance bins: {bins} from {first} Å to {last} Å; give at least 2 bins, and 0 ≤ first < last"
         )
     return torch.linspace(first, last, bins + 1, dtype=torch.float64)[1:-1].float()
+
+
+@full_precision
+def distogram_per_chain(
+    logits: Float[Tensor, "b l l k"],
+    true_ca: Float[Tensor, "b l 3"],
+    mask: Bool[Tensor, "b l"],
+    edges: Float[Tensor, " e"],
+) -> PerChain:
+    r"""Cross-entropy of the bin that a distance lies in, in nats.
+
+    .. math:: L = -|M|^{-1} \sum_{(i,j) \in M} \log p_{ij}[\operatorname{bin}(d_{ij})]
+
+    ``true_ca`` and ``edges`` in Å; M: pairs of two different valid residues. Mini-Fold v10, "Auxiliary Distance CE".
+    """
+    if logits.shape[-1] != edges.shape[-1] + 1:
+        raise ValueError(
+            f"distogram logits have {logits.shape[-1]} channels and there are {edges.shape[-1]} edges: "
+            f"give the distance head as many outputs as distance bins"
+        )
+    distances = pairwise_distances(zero_masked(true_ca, mask))
+    found = torch.bucketize(distances, edges.to(logits.device))
+    entropy = cross_entropy(logits.movedim(-1, 1), found, reduction="none")
+    return chain_mean(entropy, pair_mask(mask))
 
 
 @full_precision

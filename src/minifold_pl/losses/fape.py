@@ -10,7 +10,7 @@ from torch import Tensor
 from minifold_pl.geometry.frames import to_local
 from minifold_pl.geometry.measures import distance
 from minifold_pl.geometry.precision import full_precision
-from minifold_pl.geometry.units import to_model_units
+from minifold_pl.geometry.units import length_beside
 from minifold_pl.losses.reduction import PerChain, chain_mean, zero_masked
 from minifold_pl.types import Frames
 
@@ -25,16 +25,18 @@ def fape_per_chain(
     point_mask: Bool[Tensor, "b j"],
     *,
     clamp: float | None = None,
-    length_scale: float = 10.0,
+    length_scale: float | None = 10.0,
+    unit: Float[Tensor, " b"] | None = None,
 ) -> PerChain:
     r"""Error of every point seen from every frame.
 
     .. math:: L = \frac{1}{Z\,|F|\,|P|} \sum_{i \in F} \sum_{j \in P}
               \min\bigl(\lVert R_i^\top(\hat x_j - \hat t_i) - R_i^{*\top}(x_j - t_i^*) \rVert,\ c\bigr)
 
-    Frames (b i) and points in model units, ``clamp`` c and ``length_scale`` Z in Å; the result is a number of
-    length scales. Invariant under a rigid motion of either side, and it sees a mirror image.
-    AlphaFold 2, suppl. Algorithm 28; ``clamp=None``, the published behaviour of v11 to v14, is not in there.
+    Frames (b i) and points in model units (of 10 Å, or of each chain's ``unit`` Å), ``clamp`` c and ``length_scale``
+    Z in Å; the result is a number of length scales, of model units where Z is None. Invariant under a rigid motion
+    of either side, and it sees a mirror image. AlphaFold 2, suppl. Algorithm 28; ``clamp=None``, the published
+    behaviour of v11 to v14, is not in there.
     """
     _check_length("clamp", clamp)
     _check_length("length_scale", length_scale)
@@ -43,10 +45,10 @@ def fape_per_chain(
         _seen_from_every_frame(true, true_points, frame_mask, point_mask),
     )
     if clamp is not None:
-        error = error.clamp(max=to_model_units(clamp))
-    return chain_mean(
-        error / to_model_units(length_scale), frame_mask.unsqueeze(-1) & point_mask.unsqueeze(-2)
-    )
+        error = error.clamp(max=length_beside(error, clamp, unit))
+    if length_scale is not None:
+        error = error / length_beside(error, length_scale, unit)
+    return chain_mean(error, frame_mask.unsqueeze(-1) & point_mask.unsqueeze(-2))
 
 
 def fape(

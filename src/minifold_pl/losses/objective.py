@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, fields
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -19,7 +20,12 @@ from minifold_pl.losses.ca_geometry import (
     chirality_per_chain,
     clash_per_chain,
 )
-from minifold_pl.losses.distance import distance_edges, distance_mse_per_chain, ordinal_distance_per_chain
+from minifold_pl.losses.distance import (
+    distance_edges,
+    distance_mse_per_chain,
+    distogram_per_chain,
+    ordinal_distance_per_chain,
+)
 from minifold_pl.losses.fape import fape_per_chain
 from minifold_pl.losses.frame_rotation import frame_rotation_per_chain
 from minifold_pl.losses.radius_of_gyration import log_rg_per_chain
@@ -63,7 +69,7 @@ class LossWeights:
     """Weight of each term; 0 leaves it out of the total but still logs it."""
 
     fape: float = 1.0
-    """Frame-aligned point error, in units of 10 Å."""
+    """Frame-aligned point error, in model units (10 Å)."""
     frame_rot: float = 0.5
     """1 - cosθ between predicted and true frames."""
     dist: float = 1.0
@@ -83,19 +89,21 @@ class LossWeights:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            if f.name != "bond":  # a ramp checks itself
-                _check_weight(f.name, getattr(self, f.name))
+            weight = getattr(self, f.name)
+            if not isinstance(weight, LinearRamp):  # a ramp checks itself
+                _check_weight(f.name, weight)
 
 
 def weights_at(weights: LossWeights, epoch: int) -> dict[str, float]:
     """The weight of every term in ``epoch``, counted from 1."""
     values = {f.name: getattr(weights, f.name) for f in fields(weights)}
-    return {**values, "bond": weights.bond.at(epoch)}
+    return {name: w.at(epoch) if isinstance(w, LinearRamp) else w for name, w in values.items()}
 
 
 def final_weights(weights: LossWeights) -> dict[str, float]:
-    """The weight of every term once the ramp is over: totals with these compare across epochs."""
-    return weights_at(weights, weights.bond.epochs)
+    """The weight of every term once every ramp is over: totals with these compare across epochs."""
+    values = (getattr(weights, f.name) for f in fields(weights))
+    return weights_at(weights, max([w.epochs for w in values if isinstance(w, LinearRamp)], default=1))
 
 
 def weighted_total(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Float[Tensor, ""]:
@@ -119,9 +127,10 @@ def weighted_total(terms: Mapping[str, Tensor], weights: Mapping[str, float]) ->
 
 @dataclass(frozen=True)
 class DiffusionObjective:
-    """The terms of v11 to v13, named as the fields of :class:`LossWeights`, each unweighted.
+    """The terms of v8 to v13, named as the fields of :class:`LossWeights`, each unweighted.
 
-    Computed in model units, as in the write-up: its tables compare directly. The true frames are those of the
+    Computed in model units, as in the write-up: its tables compare directly. At the fixed scale that is 10 Å, at the
+    other the chain's own radius of gyration (a bond of v10 is 3.8/Rg). The true frames are those of the
     true Cα trace; a residue in a segment of fewer than three has none: it is a point of FAPE, not a frame.
     The total of an epoch is ``weighted_total(terms, weights_at(weights, epoch))``.
     """
@@ -139,6 +148,11 @@ class DiffusionObjective:
     """Å; where the last distance bin ends."""
     clash_threshold: float = CLASH_THRESHOLD
     """Å; nearer residues clash."""
+    clash_unit: Literal["angstrom", "model"] = "angstrom"
+    """What ``clash_threshold`` is given in. ``model`` takes it as so many model units: v9's mistake, where 3.0 meant
+    three radii of gyration, kept for the comparison."""
+    distance_head: Literal["ordinal", "distogram"] = "ordinal"
+    """What the auxiliary head's logits are: one for each edge between bins, or one for each bin."""
 
     def __post_init__(self) -> None:
         if self.fape_clamp is not None and not self.fape_clamp > 0:
@@ -151,7 +165,12 @@ class DiffusionObjective:
         """Every term of every chain, and which chains have anything that counts for it."""
         x0, true, mask, bonded = prediction.x0, target.x0, target.mask, target.bonded
         framed = ca_frame_mask(mask, bonded)
-        true_angstrom = to_angstrom(true.float() if true.dtype.itemsize < 4 else true)
+        unit = target.unit
+        true_angstrom = to_angstrom(true.float() if true.dtype.itemsize < 4 else true, unit)
+        clash, clash_unit = self.clash_threshold, unit
+        if self.clash_unit == "model":
+            clash, clash_unit = to_angstrom(clash), None
+        aux = ordinal_distance_per_chain if self.distance_head == "ordinal" else distogram_per_chain
         edges = distance_edges(self.distance_bins, self.distance_first, self.distance_last)
         return {
             "fape": fape_per_chain(
@@ -162,15 +181,17 @@ class DiffusionObjective:
                 framed,
                 mask,
                 clamp=self.fape_clamp,
+                length_scale=None,  # one model unit
+                unit=unit,
             ),
             "frame_rot": frame_rotation_per_chain(prediction.rotation, target.rotation, framed),
             "dist": distance_mse_per_chain(x0, true, mask),
-            "bond": bond_length_per_chain(x0, mask, bonded),
+            "bond": bond_length_per_chain(x0, mask, bonded, unit=unit),
             "chirality": chirality_per_chain(x0, true, mask, bonded),
             "angle": bond_angle_per_chain(x0, true, mask, bonded),
             "rg": log_rg_per_chain(prediction.log_rg, true_angstrom, mask),
-            "aux": ordinal_distance_per_chain(prediction.distance_logits, true_angstrom, mask, edges),
-            "clash": clash_per_chain(x0, mask, bonded, threshold=self.clash_threshold),
+            "aux": aux(prediction.distance_logits, true_angstrom, mask, edges),
+            "clash": clash_per_chain(x0, mask, bonded, threshold=clash, unit=clash_unit),
         }
 
     def per_example(

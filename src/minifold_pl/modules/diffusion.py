@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -17,7 +17,8 @@ from minifold_pl.diffusion.process import add_noise
 from minifold_pl.diffusion.samplers import ddim
 from minifold_pl.diffusion.schedule import CosineSchedule
 from minifold_pl.geometry.frames import ca_frames
-from minifold_pl.geometry.units import center, to_angstrom, to_model_units
+from minifold_pl.geometry.units import Scale, center, predicted_unit, to_angstrom, to_model_units, true_unit
+from minifold_pl.losses.ca_geometry import CLASH_THRESHOLD
 from minifold_pl.losses.objective import (
     DiffusionObjective,
     LossWeights,
@@ -32,9 +33,9 @@ from minifold_pl.modules.init_from import NOWHERE, InitFrom
 from minifold_pl.modules.optim import LRSchedule, OptimizerConfig, ThreePhase
 from minifold_pl.modules.sampling import SamplerConfig
 from minifold_pl.nn.contact_classifier import ContactClassifier
-from minifold_pl.nn.denoiser import IPADenoiser
-from minifold_pl.nn.heads import AuxDistanceStack, RgHead
+from minifold_pl.nn.heads import DistanceHead, RgHead
 from minifold_pl.nn.pair_stack import PairStack
+from minifold_pl.nn.structure_denoiser import StructureDenoiser
 from minifold_pl.types import (
     Condition,
     Denoised,
@@ -42,6 +43,7 @@ from minifold_pl.types import (
     SequenceFeatures,
     StructurePrediction,
     StructureTarget,
+    map_tensors,
 )
 
 _V13_OPTIMIZER = OptimizerConfig()
@@ -61,7 +63,7 @@ class Draws(NamedTuple):
 
 
 class DiffusionModule(MinifoldModule):
-    """Trains encoder → pair stack → IPA denoiser to predict the clean chain from a noised one.
+    """Trains encoder → pair stack → denoiser to predict the clean chain from a noised one.
 
     Every draw (timestep, noise, condition dropout, self-conditioning) is a function of ``seed``, the epoch and the
     chain's name or the batch's place, so that neither workers nor restarts change it.
@@ -70,17 +72,21 @@ class DiffusionModule(MinifoldModule):
         encoder: Sequence encoder; usually read from a stage-1 checkpoint.
         pair_stack: Pair representation of the sequence.
         denoiser: Predicts x0 and frames from x_t.
-        aux: Distance head with its own small pair stack; its loss never reaches ``pair_stack``.
+        aux: Distance head; its loss never reaches ``pair_stack``.
         rg_head: Predicts the radius of gyration from the sequence.
         encoder_ckpt: Stage-1 checkpoint whose encoder is used. Without one the encoder starts at random.
         freeze_encoder: Leave the encoder as it is; false trains it jointly.
         noise_schedule: Noise schedule.
+        scale: What a model unit is: ``fixed``, 10 Å, or ``rg``, each chain's own radius of gyration; a sample then gets
+            its size from ``rg_head``. The noise is of variance 1 in model units, the losses are in them.
         snr_gated_frames: Blend frames built from x_t towards the identity as the signal fades.
         scaled_start: Start the frames at √ᾱ x_t, the best linear guess of the clean chain, instead of at x_t.
         self_conditioning: Probability of a step with a first pass whose estimate starts the second.
         p_uncond: Probability, for each example, that its residues are replaced by MASK.
         loss_weights: Weight of each term; one with weight 0 is still logged.
         fape_clamp: Clamp of FAPE in Å; null for none.
+        clash_threshold: Å; nearer residues clash.
+        clash_unit: ``model`` takes ``clash_threshold`` in model units, a mistake kept for the comparison.
         noise_draws: Noised copies of each chain in a step; they share one pass through encoder and pair stack.
         val_draws: Noised copies of each validation chain, at timesteps spread evenly; the same in every epoch.
         sampler: Settings of ``predict`` and of the DDIM evaluator.
@@ -96,18 +102,21 @@ class DiffusionModule(MinifoldModule):
         self,
         encoder: ContactClassifier,
         pair_stack: PairStack,
-        denoiser: IPADenoiser,
-        aux: AuxDistanceStack,
+        denoiser: StructureDenoiser,
+        aux: DistanceHead,
         rg_head: RgHead,
         encoder_ckpt: str | None = None,
         freeze_encoder: bool = True,
         noise_schedule: CosineSchedule = _COSINE,
+        scale: Scale = "fixed",
         snr_gated_frames: bool = True,
         scaled_start: bool = False,
         self_conditioning: float = 0.25,
         p_uncond: float = 0.1,
         loss_weights: LossWeights = _V13_WEIGHTS,
         fape_clamp: float | None = None,
+        clash_threshold: float = CLASH_THRESHOLD,
+        clash_unit: Literal["angstrom", "model"] = "angstrom",
         noise_draws: int = 1,
         val_draws: int = 4,
         sampler: SamplerConfig = _DDIM,
@@ -134,7 +143,14 @@ class DiffusionModule(MinifoldModule):
         self.self_conditioning = self_conditioning
         self.p_uncond = p_uncond
         self.loss_weights = loss_weights
-        self.objective = DiffusionObjective(fape_clamp=fape_clamp)
+        self.scale = scale
+        self.objective = DiffusionObjective(
+            fape_clamp=fape_clamp,
+            distance_bins=aux.distance_bins,
+            distance_head=aux.kind,
+            clash_threshold=clash_threshold,
+            clash_unit=clash_unit,
+        )
         self.noise_draws = noise_draws
         self.val_draws = val_draws
         self.sampler = sampler
@@ -209,9 +225,15 @@ class DiffusionModule(MinifoldModule):
 
     def target(self, batch: ProteinBatch) -> StructureTarget:
         """The truth in model units."""
-        x0 = center(to_model_units(batch.ca.float()), batch.residue_mask)
+        ca = batch.ca.float()
+        unit = true_unit(self.scale, ca, batch.ca_mask)
+        x0 = center(to_model_units(ca, unit), batch.residue_mask)
         rotation = ca_frames(x0, batch.ca_mask, batch.bonded).rotation
-        return StructureTarget(x0, rotation, batch.ca_mask, batch.bonded)
+        return StructureTarget(x0, rotation, batch.ca_mask, batch.bonded, unit)
+
+    def assemble(self, estimate: Denoised, log_rg: Tensor, distance_logits: Tensor) -> StructurePrediction:
+        """What the objective looks at."""
+        return StructurePrediction(estimate.x0, estimate.rotation, log_rg, distance_logits)
 
     def predict_structure(
         self,
@@ -230,10 +252,10 @@ class DiffusionModule(MinifoldModule):
         condition = self.condition(batch, features)
         copies = len(draws.t) // len(batch)
         log_rg = self.rg_head(features.pooled, batch.residue_mask)
-        distances = self.aux(features, batch.residue_mask, batch.residue_index)
+        distances = self.aux(features, batch.residue_mask, batch.residue_index, condition.pair)
         if copies > 1:
-            condition = Condition(*(_repeat(x, copies) for x in condition))
-            target = StructureTarget(*(_repeat(x, copies) for x in target))
+            condition = map_tensors(lambda x: _repeat(x, copies), condition)
+            target = map_tensors(lambda x: _repeat(x, copies), target)
             log_rg, distances = _repeat(log_rg, copies), _repeat(distances, copies)
         x_t = add_noise(target.x0, draws.t, draws.noise, self.noise_schedule)
         previous = None
@@ -244,7 +266,7 @@ class DiffusionModule(MinifoldModule):
             # pass. torch 2.13 keeps none of those; that older versions do so too is not worth relying on.
             torch.clear_autocast_cache()
         estimate: Denoised = self.denoiser(x_t, draws.t, condition, previous)
-        return StructurePrediction(estimate.x0, estimate.rotation, log_rg, distances), target
+        return self.assemble(estimate, log_rg, distances), target
 
     def losses(self, batch: ProteinBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """See :meth:`MinifoldModule.losses`; at the middle timestep, without self-conditioning."""
@@ -363,7 +385,8 @@ class DiffusionModule(MinifoldModule):
             Cα positions in Å, centred, and rotations.
         """
         sampler = sampler or self.sampler
-        conditional = self.condition(batch, self.encode(batch.tokens))
+        features = self.encode(batch.tokens)
+        conditional = self.condition(batch, features)
         unconditional = None
         if sampler.guidance != 1:
             unconditional = self.condition(batch, self.encode(null_tokens(batch.tokens)))
@@ -384,7 +407,8 @@ class DiffusionModule(MinifoldModule):
             eta=sampler.eta,
             self_condition=sampler.self_condition,
         )
-        return Denoised(to_angstrom(result.x0), result.rotation)
+        unit = predicted_unit(self.scale, self.rg_head(features.pooled, batch.residue_mask))
+        return Denoised(to_angstrom(result.x0, unit), result.rotation)
 
     def predict_step(self, batch: ProteinBatch, batch_idx: int) -> Denoised:
         """One structure for each chain of the batch."""

@@ -105,18 +105,19 @@ def one_step(
         prediction, target = module.predict_structure(
             batch, batch.tokens if tokens is None else tokens, truth, draws, False
         )
+        unit = target.unit
         noised = add_noise(target.x0, draws.t, draws.noise, module.noise_schedule)
         mask = batch.residue_mask.repeat(len(part), 1)
         if estimate is not None:
             alpha_bar = module.noise_schedule.alpha_bar(draws.t, torch.float64)
-            guess = center(to_model_units(estimate(to_angstrom(noised), alpha_bar, mask)), mask)
+            guess = center(to_model_units(estimate(to_angstrom(noised, unit), alpha_bar, mask), unit), mask)
             rotation = ca_frames(guess, target.mask, target.bonded).rotation
             prediction = prediction._replace(x0=guess, rotation=rotation)
         terms = module.objective.per_chain(prediction, target)
         if not structural:
             structural = _structural(module, prediction, target, terms, draws.noise)
         x0 = center(prediction.x0.float(), mask)
-        found.append((to_angstrom(x0), to_angstrom(noised), terms))
+        found.append((to_angstrom(x0, unit), to_angstrom(noised, unit), terms))
     shape = (len(times), len(batch))
     return OneStep(
         times,
@@ -137,10 +138,12 @@ def noised_chains(
 ) -> Float[Tensor, "k b l 3"]:
     """The x_t of :func:`one_step`, Å: all that a predictor without sequence has to go by."""
     times = check_times(times, module.noise_schedule.timesteps)
-    x0 = module.target(batch).x0.repeat(len(times), 1, 1)
+    target = module.target(batch)
+    unit = None if target.unit is None else target.unit.repeat(len(times))
     draws = _draws(batch, times, seed)
+    x0 = target.x0.repeat(len(times), 1, 1)
     noised = add_noise(x0, draws.t, draws.noise, module.noise_schedule)
-    return to_angstrom(noised).unflatten(0, (len(times), len(batch)))
+    return to_angstrom(noised, unit).unflatten(0, (len(times), len(batch)))
 
 
 def structure_loss(module: DiffusionModule, step: OneStep) -> Float[Tensor, "k b"]:

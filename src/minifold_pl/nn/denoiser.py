@@ -13,6 +13,7 @@ from minifold_pl.nn.ipa import FrameUpdate, InvariantPointAttention
 from minifold_pl.nn.linear import residual_linear
 from minifold_pl.nn.masking import keep
 from minifold_pl.nn.recompute import run_block
+from minifold_pl.nn.structure_denoiser import StructureDenoiser
 from minifold_pl.nn.transition import Transition
 from minifold_pl.types import Condition, Denoised, Frames
 
@@ -69,7 +70,7 @@ class DenoiserLayer(nn.Module):
         return single, self.frame_update(single, frames, mask)
 
 
-class IPADenoiser(nn.Module):
+class IPADenoiser(StructureDenoiser):
     """Predicts the clean chain and its frames from a noised one (Mini-Fold v12–v13: 28.5 M parameters).
 
     Frames start at the noised Cα positions, with rotations by Gram–Schmidt. With ``frame_confidence`` those
@@ -121,10 +122,9 @@ class IPADenoiser(nn.Module):
         discard_rotation: bool = False,
         checkpoint_activations: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(timesteps)
         if layers < 1:
             raise ValueError(f"layers={layers}: the denoiser needs at least one layer")
-        self.timesteps = timesteps
         self.d_time, self.d_film = d_time, d_film
         self.discard_rotation = discard_rotation
         self.checkpoint_activations = checkpoint_activations
@@ -136,34 +136,7 @@ class IPADenoiser(nn.Module):
             DenoiserLayer(d, d_pair, heads, d_head, query_points, value_points, ffn, update_hidden, d_film)
             for _ in range(layers)
         )
-        self.register_buffer("frame_confidence", None, persistent=False)
-        self.frame_confidence: Tensor | None
         self.gate_frames(frame_confidence)
-        self.register_buffer("start_scale", None, persistent=False)
-        self.start_scale: Tensor | None
-        self.scale_start(None)
-
-    def scale_start(self, scale: Float[Tensor, " t"] | None) -> None:
-        """Sets for each t in 0…timesteps - 1 the multiple of x_t where the frames start; None starts at x_t.
-
-        With √ᾱ(t) that is the best linear guess of an x0 of variance 1: from pure noise the chain grows out
-        of the origin instead of having to take the noise back first.
-        """
-        if scale is not None and scale.shape != (self.timesteps,):
-            raise ValueError(
-                f"start_scale has shape {tuple(scale.shape)}, but timesteps={self.timesteps}; "
-                "give one value for each timestep"
-            )
-        self.start_scale = scale
-
-    def gate_frames(self, frame_confidence: Float[Tensor, " t"] | None) -> None:
-        """Sets the share of the Gram–Schmidt rotation for each t in 0…timesteps - 1; None lifts the gate."""
-        if frame_confidence is not None and frame_confidence.shape != (self.timesteps,):
-            raise ValueError(
-                f"frame_confidence has shape {tuple(frame_confidence.shape)}, but timesteps="
-                f"{self.timesteps}; give one value for each timestep"
-            )
-        self.frame_confidence = frame_confidence
 
     def forward(
         self,
@@ -173,15 +146,7 @@ class IPADenoiser(nn.Module):
         previous: Denoised | None = None,
         use_previous: Bool[Tensor, " b"] | None = None,
     ) -> Denoised:
-        """The clean chain in model units; masked residues get ``x0 = 0`` and the identity.
-
-        Args:
-            x_t: noised Cα positions, centred, model units.
-            t: timestep of each chain.
-            condition: everything that depends neither on ``x_t`` nor on ``t``.
-            previous: self-conditioning estimate of the same chains, or None.
-            use_previous: chains that use ``previous``; None means all.
-        """
+        """See :meth:`StructureDenoiser.forward`."""
         mask = condition.mask
         frames, displacement = self._start(x_t, t, condition, previous, use_previous)
         time = (t.to(x_t.dtype) * (_TIME_SCALE / self.timesteps)).unsqueeze(-1)
@@ -211,8 +176,7 @@ class IPADenoiser(nn.Module):
         rotation = ca_frames(x_t, mask, bonded).rotation
         if self.frame_confidence is not None:
             rotation = slerp_from_identity(rotation, self.frame_confidence[t].unsqueeze(-1))
-        if self.start_scale is not None:
-            x_t = x_t * self.start_scale[t].to(x_t.dtype)[:, None, None]
+        x_t = self.start(x_t, t)
         if previous is None:
             return Frames(rotation, x_t), torch.zeros_like(x_t)
         estimate = keep(previous.x0.to(x_t.dtype), mask)

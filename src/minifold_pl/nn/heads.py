@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,7 +16,70 @@ from minifold_pl.types import SequenceFeatures
 _RG_PREFACTOR, _RG_EXPONENT = 2.2, 0.38
 
 
-class AuxDistanceStack(nn.Module):
+class DistanceHead(nn.Module):
+    """Distances from the sequence, for an auxiliary loss.
+
+    Args:
+        distance_bins: bins of the distance.
+    """
+
+    kind: ClassVar[Literal["ordinal", "distogram"]]
+    """What a logit means: that the distance exceeds an edge between bins, or that it lies in a bin."""
+
+    def __init__(self, distance_bins: int) -> None:
+        super().__init__()
+        if distance_bins < 2:
+            raise ValueError(
+                f"distance_bins={distance_bins}: at least 2 are needed for one edge between them"
+            )
+        self.distance_bins = distance_bins
+
+    def forward(
+        self,
+        features: SequenceFeatures,
+        mask: Bool[Tensor, "b l"],
+        residue_index: Int[Tensor, "b l"],
+        pair: Float[Tensor, "b l l p"] | None = None,
+    ) -> Float[Tensor, "b l l k"]:
+        """Logits, symmetric in i and j; ``pair`` is the main pair stack's, to be read without a gradient."""
+        raise NotImplementedError(f"{type(self).__name__} must say how it predicts distances")
+
+
+class DetachedDistogram(DistanceHead):
+    """A distogram read from the main pair features, detached (Mini-Fold v10).
+
+    Its loss cannot touch the main pair stack, which therefore drifts away under it: the write-up's cross-entropy rose
+    from 3.95 to 38.8 in three epochs. :class:`AuxDistanceStack` took its place.
+
+    Args:
+        d_pair: channels of the main pair features.
+        distance_bins: bins of the distance, one logit each.
+        hidden: channels of the hidden layer.
+    """
+
+    kind = "distogram"
+
+    def __init__(self, d_pair: int = 128, distance_bins: int = 96, hidden: int = 128) -> None:
+        super().__init__(distance_bins)
+        self.net = nn.Sequential(
+            nn.LayerNorm(d_pair), nn.Linear(d_pair, hidden), nn.ReLU(), nn.Linear(hidden, distance_bins)
+        )
+
+    def forward(
+        self,
+        features: SequenceFeatures,
+        mask: Bool[Tensor, "b l"],
+        residue_index: Int[Tensor, "b l"],
+        pair: Float[Tensor, "b l l p"] | None = None,
+    ) -> Float[Tensor, "b l l k"]:
+        """Logit ``k`` of the event that the Cα–Cα distance lies in bin ``k``; symmetric in i and j."""
+        if pair is None:
+            raise ValueError("DetachedDistogram reads the main pair features: give `pair`")
+        known = pair.detach()
+        return self.net((known + known.transpose(1, 2)) / 2)
+
+
+class AuxDistanceStack(DistanceHead):
     """A small pair stack of its own, and an ordinal distance head on top; 0.50 M parameters at the defaults.
 
     It shares no parameter with the main pair stack and reads nothing from it, so that its loss cannot touch
@@ -38,6 +101,8 @@ class AuxDistanceStack(nn.Module):
         checkpoint_activations: keep only each block's input for the backward pass.
     """
 
+    kind = "ordinal"
+
     def __init__(
         self,
         d_single_in: int = 128,
@@ -54,11 +119,7 @@ class AuxDistanceStack(nn.Module):
         block: Literal["enhanced", "axial"] = "axial",
         checkpoint_activations: bool = False,
     ) -> None:
-        super().__init__()
-        if distance_bins < 2:
-            raise ValueError(
-                f"distance_bins={distance_bins}: at least 2 are needed for one edge between them"
-            )
+        super().__init__(distance_bins)
         self.pair_stack = PairStack(
             d_single_in=d_single_in,
             d_pair_in=d_pair_in,
@@ -77,11 +138,15 @@ class AuxDistanceStack(nn.Module):
         )
 
     def forward(
-        self, features: SequenceFeatures, mask: Bool[Tensor, "b l"], residue_index: Int[Tensor, "b l"]
+        self,
+        features: SequenceFeatures,
+        mask: Bool[Tensor, "b l"],
+        residue_index: Int[Tensor, "b l"],
+        pair: Float[Tensor, "b l l p"] | None = None,
     ) -> Float[Tensor, "b l l k"]:
         """Logit ``k`` of the event that the Cα–Cα distance exceeds edge ``k``; symmetric in i and j."""
-        pair = self.pair_stack(features, mask, residue_index)
-        return self.head((pair + pair.transpose(1, 2)) / 2)
+        own = self.pair_stack(features, mask, residue_index)
+        return self.head((own + own.transpose(1, 2)) / 2)
 
 
 class RgHead(nn.Module):
