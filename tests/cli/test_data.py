@@ -54,11 +54,14 @@ def test_prepare_shows_some_problems_and_says_where_the_others_are(run, tmp_path
     assert err[-1].startswith("… and 80 more, all in")
 
 
-def test_overwrite_is_asked_for(run, source, tmp_path):
+def test_overwrite_is_asked_for_and_a_store_of_the_same_is_left_as_it_is(run, source, tmp_path, capsys):
     run("prepare", source, "--out", tmp_path / "store")
+    assert "nothing was done" not in capsys.readouterr().out
+    assert run("prepare", source, "--out", tmp_path / "store") == 0
+    assert "there already, made of the same; nothing was done" in capsys.readouterr().out
     with pytest.raises(UserError, match="--overwrite replaces it"):
-        run("prepare", source, "--out", tmp_path / "store")
-    assert run("prepare", source, "--out", tmp_path / "store", "--overwrite") == 0
+        run("prepare", source, "--out", tmp_path / "store", "--min-length", "5")
+    assert run("prepare", source, "--out", tmp_path / "store", "--overwrite", "--min-length", "5") == 0
 
 
 @pytest.mark.parametrize(

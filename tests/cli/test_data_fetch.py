@@ -45,6 +45,7 @@ def test_the_data_set_is_fetched_and_prepared_and_a_second_time_nothing_is_left_
     assert main(command) == 0
     out = capsys.readouterr().out
     assert out.count("there already") == 3
+    assert "nothing was done" in out
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,17 @@
 import json
 import resource
 import time
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
+from tests.data.kill_prepare import content
 
 from minifold_pl.data.chain_set import SourceError
+from minifold_pl.data.journal import Journal
 from minifold_pl.data.prepare import PrepareSettings, prepare, read_splits
-from minifold_pl.data.store import ChainStore
+from minifold_pl.data.store import ChainStore, StoreError
+from minifold_pl.export.observed import ObservedChain, observed_pdb_text
 
 
 @pytest.fixture
@@ -116,6 +121,88 @@ def test_preparing_twice_gives_the_same_bytes(source, tmp_path):
         prepare(source, tmp_path / name)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+@pytest.fixture
+def killed_at_the_end(monkeypatch):
+    """Lets ``prepare`` die where the store is in its place and the journal is still there."""
+
+    class Killed(BaseException):
+        pass
+
+    @contextmanager
+    def dies():
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+
+            def remove(journal):
+                journal.close()
+                raise Killed
+
+            patch.setattr(Journal, "remove", remove)
+            yield
+
+    return dies
+
+
+SHARDED = {"shard": (1, 2)}
+
+
+@pytest.mark.parametrize("settings", [{}, SHARDED, {"split_by": "cluster"}], ids=str)
+@pytest.mark.parametrize("kind", ["chain set", "sequences", "structures"])
+def test_a_run_that_was_killed_after_its_last_step_is_done_when_started_again(
+    source, tmp_path, killed_at_the_end, kind, settings, make_record
+):
+    if kind == "sequences":
+        source = tmp_path / "in" / "table.tsv"
+        source.write_text("name\tsequence\n" + "".join(f"{n}\tACDEFGHIKLMNPQRS\n" for n in "abc"))
+    if kind == "structures":
+        record = make_record("1abc", 12)
+        chain = ObservedChain(name="1abc", sequence=record.sequence, coords=record.coords)
+        source.unlink()
+        source = source.parent
+        for name in ("1abc", "2abc"):
+            (source / f"{name}.pdb").write_text(observed_pdb_text(chain))
+    settings = PrepareSettings(**settings, processes=1)
+    undisturbed = prepare(source, tmp_path / "whole", settings)
+    with killed_at_the_end():
+        prepare(source, tmp_path / "store", settings)
+    assert (tmp_path / "store").exists()
+    assert len(list(tmp_path.glob(".store.prepare*"))) == 1
+    report = prepare(source, tmp_path / "store", settings)
+    assert report.already_there
+    assert replace(report, already_there=False) == undisturbed
+    assert not list(tmp_path.glob(".*"))
+    assert content(tmp_path / "store") == content(tmp_path / "whole")
+
+
+def test_a_store_of_another_source_or_other_settings_stays_refused(source, tmp_path, make_line):
+    prepare(source, tmp_path / "store")
+    assert prepare(source, tmp_path / "store").already_there
+    assert not prepare(source, tmp_path / "store", PrepareSettings(overwrite=True)).already_there
+    splits = _splits(tmp_path / "splits.json", train=["a"])
+    for other in ({"min_length": 9}, {"split_by": "cluster"}, {"splits": splits}, {"shard": (1, 2)}):
+        with pytest.raises(StoreError, match="--overwrite replaces it"):
+            prepare(source, tmp_path / "store", PrepareSettings(**other))
+    prepare(source, tmp_path / "split", PrepareSettings(splits=splits))
+    assert prepare(source, tmp_path / "split", PrepareSettings(splits=splits)).already_there
+    _splits(splits, train=["b"])
+    with pytest.raises(StoreError, match="--overwrite replaces it"):
+        prepare(source, tmp_path / "split", PrepareSettings(splits=splits))
+    source.write_text(source.read_text() + make_line("e") + "\n")
+    with pytest.raises(StoreError, match="--overwrite replaces it"):
+        prepare(source, tmp_path / "store")
+    elsewhere = tmp_path / "other.jsonl"
+    elsewhere.write_bytes(source.read_bytes())
+    with pytest.raises(StoreError, match="--overwrite replaces it"):
+        prepare(elsewhere, tmp_path / "store")
+
+
+def test_a_damaged_store_is_not_taken_for_one_that_is_done(source, tmp_path):
+    prepare(source, tmp_path / "store")
+    with (tmp_path / "store" / "chains-00000.bin").open("ab") as file:
+        file.write(b"0")
+    with pytest.raises(StoreError, match="is damaged"):
+        prepare(source, tmp_path / "store")
 
 
 def test_the_real_chains_are_prepared_whole_in_time_and_memory(real_data, tmp_path):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -164,7 +165,7 @@ def test_new_files_are_added_and_the_old_ones_are_not_read_again(write, tmp_path
     before = content(tmp_path / "store")
     again = Seen()
     prepare(tmp_path / "in", tmp_path / "store", TWO, progress=again)
-    assert again.total == 0
+    assert not again.total
     assert content(tmp_path / "store") == before
 
     write("2xyz.cif.gz", 40)
@@ -207,6 +208,67 @@ def test_a_chain_whose_name_was_taken_comes_in_when_the_taker_is_gone(write, tmp
     os.utime(write("a/1abc.pdb", 3), (1, 1))  # too short now
     prepare(tmp_path / "in", tmp_path / "store", TWO)
     assert list(ChainStore.open(tmp_path / "store").lengths) == [20]
+
+
+def test_files_with_a_name_that_is_taken_are_not_read_again_for_it(write, tmp_path):
+    write("a/1abc.pdb", 12)
+    write("b/1abc.pdb", 20)
+    prepare(tmp_path / "in", tmp_path / "store", TWO)
+    write("2abc.pdb", 14)
+    seen = Seen()
+    report = prepare(tmp_path / "in", tmp_path / "store", TWO, progress=seen)
+    assert seen.total == 1
+    assert report.reasons("dropped") == {"duplicate name": 1}
+    prepare(tmp_path / "in", tmp_path / "fresh", TWO)
+    assert content(tmp_path / "store") == content(tmp_path / "fresh")
+
+
+def test_a_chain_whose_taker_and_file_are_gone_is_missing_and_the_rest_is_kept(write, tmp_path):
+    write("a/1abc.pdb", 12)
+    gone = write("b/1abc.pdb", 20)
+    write("2abc.pdb", 14)
+    prepare(tmp_path / "in", tmp_path / "store", TWO)
+    os.utime(write("a/1abc.pdb", 3), (1, 1))  # too short now
+    gone.unlink()
+    report = prepare(tmp_path / "in", tmp_path / "store", TWO)
+    assert ChainStore.open(tmp_path / "store").names == ("2abc.A",)
+    assert report.reasons("dropped") == {"too short": 1}
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_chains_stay_in_the_splits_made_for_them_when_files_are_added(write, tmp_path, asked):
+    for k in range(9):
+        write(f"{k}abc.pdb", 20 + k)
+    settings = PrepareSettings(
+        processes=1, split_by="topology", cath_domains=(tmp_path / "cath.txt",), seed=3
+    )
+    lines = [f"{k}{x}A00 v4_3_0 1.{k}.8.10 1-20:A" for k in range(9) for x in ("abc", "xyz")]
+    (tmp_path / "cath.txt").write_text("\n".join(lines) + "\n")
+    prepare(tmp_path / "in", tmp_path / "store", settings)
+    store = ChainStore.open(tmp_path / "store")
+    before = dict(zip(store.names, store.splits, strict=True))
+    for k in range(9):
+        write(f"{k}xyz.pdb", 30 + k)
+    prepare(
+        tmp_path / "in", tmp_path / "store", settings if asked else replace(settings, split_by=None, seed=0)
+    )
+    store = ChainStore.open(tmp_path / "store")
+    after = dict(zip(store.names, store.splits, strict=True))
+    assert len(after) == 18
+    assert after == before | {f"{k}xyz.A": before[f"{k}abc.A"] for k in range(9)}
+    assert store.provenance["make_splits"]["seed"] == 3
+
+
+def test_files_are_not_added_without_the_splits_file_that_the_store_was_made_with(write, tmp_path):
+    write("1abc.pdb")
+    (tmp_path / "splits.json").write_text(json.dumps({"train": ["1abc.A", "2abc.A"]}))
+    settings = PrepareSettings(processes=1, splits=tmp_path / "splits.json")
+    prepare(tmp_path / "in", tmp_path / "store", settings)
+    write("2abc.pdb")
+    with pytest.raises(StoreError, match="made with a splits file; give it"):
+        prepare(tmp_path / "in", tmp_path / "store", TWO)
+    prepare(tmp_path / "in", tmp_path / "store", settings)
+    assert ChainStore.open(tmp_path / "store").splits == ("train", "train")
 
 
 def test_a_store_of_other_settings_or_sources_is_not_added_to(write, tmp_path, make_line):
@@ -285,6 +347,23 @@ def test_shards_are_merged_into_the_store_of_one_run(write, tmp_path):
         prepare(tmp_path / "in", parts[-1], PrepareSettings(processes=1, split_by="cluster", shard=(k, 3)))
     merge_stores(tmp_path / "merged", parts[::-1], join=join_shards)
     assert content(tmp_path / "merged") == content(tmp_path / "whole")
+
+
+def test_shards_without_a_sound_chain_or_without_a_file_are_merged_all_the_same(write, tmp_path):
+    write("0bad.pdb").write_text("ATOM  gibberish\n")
+    write("1abc.pdb", 20)
+    prepare(tmp_path / "in", tmp_path / "whole", TWO)
+    parts = [tmp_path / f"part{k}" for k in (1, 2, 3, 4)]
+    for k, part in enumerate(parts, 1):
+        report = prepare(tmp_path / "in", part, PrepareSettings(processes=1, shard=(k, 4)))
+        assert report.kept == len(ChainStore.open(part)) == (k == 4)
+    merge_stores(tmp_path / "merged", parts, join=join_shards)
+    assert content(tmp_path / "merged") == content(tmp_path / "whole")
+    (tmp_path / "in" / "1abc.pdb").write_text("ATOM  gibberish\n")
+    for k in (1, 2):
+        prepare(tmp_path / "in", tmp_path / f"bad{k}", PrepareSettings(processes=1, shard=(k, 2)))
+    with pytest.raises(StoreError, match="no chain was found"):
+        merge_stores(tmp_path / "bad", [tmp_path / "bad1", tmp_path / "bad2"], join=join_shards)
 
 
 def test_shards_of_a_chain_set_are_merged_into_the_store_of_one_run(tmp_path, make_line):

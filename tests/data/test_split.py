@@ -113,3 +113,40 @@ def test_a_writer_takes_the_assignment_and_writes_what_records_that_carry_it_giv
     held_out = [store[i] for i in store.indices("test")]
     training = [store[i] for i in store.indices("train")]
     assert max(align(a.sequence, b.sequence).identity for a in held_out for b in training) < 0.4
+
+
+def _some(families, keep):
+    return [record for record in families if keep(*map(int, record.name.split(".")))]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_chains_that_are_added_move_no_other_and_come_to_their_relatives(families, seed):
+    first = assign_splits(_some(families, lambda family, member: family < 40 and member < 3), seed=seed)
+    both = assign_splits(families, search="kmer", seed=seed, fixed=first.split_of)
+    assert {name: both.split_of[name] for name in first.split_of} == first.split_of
+    for family in range(60):
+        names = [r.name for r in families if r.name.split(".")[0] == str(family)]
+        assert len({both.split_of[name] for name in names}) == 1
+    assert Counter(both.split_of.values()) == {"train": 120, "validation": 15, "test": 15}
+    again = assign_splits(families, search="kmer", seed=seed, fixed=both.split_of)
+    assert again == both
+
+
+def test_a_chain_that_links_two_splits_is_in_none_of_them(make_record):
+    rng = np.random.default_rng(1)
+    one, other = ("".join(rng.choice(list(AMINO_ACIDS), 60)) for _ in range(2))
+    records = [make_record("one", 60, sequence=one), make_record("other", 60, sequence=other)]
+    link = make_record("link", 120, sequence=one + other)
+    fixed = {"one": "train", "other": "test"}
+    made = assign_splits([*records, link], search="kmer", fixed=fixed)
+    assert made.split_of == {**fixed, "link": "none"}
+    assert "1 chains are related to earlier ones of several splits" in made.notes[-1]
+    again = assign_splits([*records, link], search="kmer", fixed=made.split_of)
+    assert again.split_of == made.split_of
+
+
+def test_a_first_held_out_set_leaves_something_to_train_on(make_record):
+    rng = np.random.default_rng(2)
+    records = [make_record(f"{k}", 40, sequence="".join(rng.choice(list(AMINO_ACIDS), 40))) for k in range(2)]
+    made = assign_splits(records, search="kmer", fixed={"0": "test"})
+    assert made.split_of == {"0": "test", "1": "train"}

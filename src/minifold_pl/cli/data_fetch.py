@@ -80,11 +80,7 @@ def _work(args: argparse.Namespace) -> int:
 
 def _prepare(chain_set: Path, splits: Path, store: Path) -> int:
     from minifold_pl.cli.main import main
-    from minifold_pl.data.store_format import is_store
 
-    if is_store(store):
-        print(f"store         {store} is there already")
-        return 0
     return main(["data", "prepare", str(chain_set), "--splits", str(splits), "--out", str(store)])
 
 

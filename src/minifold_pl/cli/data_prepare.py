@@ -15,7 +15,8 @@ Read structure files, a chain set or a table of sequences into a store, and say 
 
 SRC is PDB and mmCIF files or folders of them (plain or gzipped, told by content), or one chain_set.jsonl[.gz], or
 one table of sequences (tsv or FASTA). A run that was killed goes on when the same command is given again. Structure
-files are added to a store that was made of others with the same settings; files that it has are not read again.
+files are added to a store that was made of others with the same settings; files that it has are not read again, and
+chains stay in the splits that were made for them.
 """
 _EPILOG = """\
 examples:
@@ -119,5 +120,7 @@ def _work(args: argparse.Namespace) -> int:
     if (more := len(problems) - _PROBLEMS_SHOWN) > 0:
         print(f"… and {more:,} more, all in {args.out}/{REPORT_FILE}", file=sys.stderr)
     print(report.table())
-    print(f"store         {args.out}, {time.monotonic() - started:.1f} s")
+    there = "there already, made of the same; nothing was done"
+    how = there if report.already_there else f"{time.monotonic() - started:.1f} s"
+    print(f"store         {args.out}, {how}")
     return 0

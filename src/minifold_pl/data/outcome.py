@@ -41,6 +41,8 @@ class Entry:
     """Line of the source, from 1; None where the source is a file of its own."""
     parent: str | None = None
     """The chain that a domain was cut from."""
+    absent: str | None = None
+    """Name of a chain that is not here, since another of that name came before it."""
 
 
 @dataclass(frozen=True)

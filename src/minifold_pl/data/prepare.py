@@ -8,6 +8,8 @@ store itself is written at the end, in the order of the sources, and appears who
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,8 +30,8 @@ from minifold_pl.data.prepare_report import (
 from minifold_pl.data.prepare_settings import PrepareSettings
 from minifold_pl.data.records import NO_SPLIT
 from minifold_pl.data.sequences import is_sequence_table
-from minifold_pl.data.shards import MAKE_SPLITS, SHARD, parse_shard
-from minifold_pl.data.source_files import are_structures
+from minifold_pl.data.shards import MAKE_SPLITS, SHARD, SPLITS_GIVEN, parse_shard
+from minifold_pl.data.source_files import SourceFile, are_structures
 from minifold_pl.data.source_work import (
     FORMAT,
     SETTINGS,
@@ -41,6 +43,8 @@ from minifold_pl.data.source_work import (
 )
 from minifold_pl.data.split import SplitFractions, assign_splits
 from minifold_pl.data.splits_file import SPLITS_FILE, SplitTable, read_splits
+from minifold_pl.data.store import ChainStore, StoreError
+from minifold_pl.data.store_format import is_store, read_header
 from minifold_pl.data.store_writer import StoreWriter
 
 __all__ = [
@@ -65,8 +69,9 @@ def prepare(
     """Read structure files, folders of them, a chain set or a table of sequences into a store at ``out``.
 
     Every sound chain is kept, missing residues stay as masks. Structure files are added to a store that was made of
-    structure files with the same settings: what it has of a file that did not change is kept without reading it.
-    A run that was killed goes on when it is started again.
+    structure files with the same settings: what it has of a file that did not change is kept without reading it,
+    and a chain stays in the split that was made for it. A run that was killed goes on when it is started again; a
+    store that is there already, made of the same source, is left as it is, and the report says so.
 
     Raises:
         SourceError: the source or the splits file cannot be read at all, or holds no sound chain.
@@ -76,6 +81,8 @@ def prepare(
     settings = settings or PrepareSettings()
     paths = [source] if isinstance(source, str | Path) else list(source)
     out = Path(os.path.abspath(out))
+    if are_structures(paths):
+        settings = _with_splits_of_store(paths, out, settings)
     splits = _find_splits(paths, settings)
     if are_structures(paths):
         work: Work = StructureFiles(paths, out, settings, splits.table)
@@ -83,10 +90,74 @@ def prepare(
         work = SequenceTable(Path(paths[0]), settings)
     else:
         work = ChainSet(Path(paths[0]), settings)
-    writer = StoreWriter(out, overwrite=settings.overwrite or work.adds)  # refuses what is in the way
+    provenance = _provenance(work, settings, splits)
+    if _is_made(out, work, provenance, settings):  # the one before was killed between its last two steps
+        with _journal(out, settings, work.identity):
+            return replace(PrepareReport.of_store(out), already_there=True)
+    # refuses what is in the way
+    writer = StoreWriter(
+        out, overwrite=settings.overwrite or work.adds, may_be_empty=settings.shard is not None
+    )
+    writer.provenance = provenance
     with _journal(out, settings, work.identity) as journal:
         work.read(journal, progress or _silent)
         return _assemble(work, journal, writer, settings, splits)
+
+
+def _provenance(work: Work, settings: PrepareSettings, splits: _Splits) -> dict[str, Any]:
+    """What a store tells of how it was made."""
+    provenance: dict[str, Any] = {"source": os.path.basename(work.source), SETTINGS: work.settings}
+    if settings.shard is not None:
+        provenance[SHARD] = list(settings.shard)
+    if settings.split_by is not None:
+        provenance[MAKE_SPLITS] = {
+            "method": settings.split_by,
+            "seed": settings.seed,
+            "fractions": asdict(settings.fractions),
+        }
+    if splits.table.split_of:
+        content = [
+            sorted(splits.table.split_of.items()),
+            sorted(splits.table.cath_nodes.items()),
+            splits.strict,
+        ]
+        provenance[SPLITS_GIVEN] = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return provenance
+
+
+def _is_made(out: Path, work: Work, provenance: dict[str, Any], settings: PrepareSettings) -> bool:
+    """Whether the store at ``out`` is the one that would be made: of the same files, in the same way."""
+    if settings.overwrite or not is_store(out) or not (out / SOURCES_FILE).is_file():
+        return False
+    if read_header(out)[0]["provenance"] != provenance:
+        return False
+    ChainStore.open(out)  # refuses a damaged one
+    lines = (out / SOURCES_FILE).read_text("utf-8").splitlines()
+    accounts = [SourceAccount.from_line(line) for line in lines]
+    made_of = [SourceFile(account.path, account.size, account.mtime_ns) for account in accounts]
+    return made_of == list(work.files)
+
+
+def _with_splits_of_store(
+    paths: Sequence[str | Path], out: Path, settings: PrepareSettings
+) -> PrepareSettings:
+    """Where nothing is said of splits, those that are added to a store are made as the store's were.
+
+    Raises:
+        StoreError: the store's are those of a file that is not given.
+    """
+    asked = settings.split_by is not None or settings.splits is not None
+    if asked or settings.overwrite or not is_store(out):
+        return settings
+    provenance = read_header(out)[0]["provenance"]
+    if made := provenance.get(MAKE_SPLITS):
+        fractions = SplitFractions(**made["fractions"])
+        return replace(settings, split_by=made["method"], seed=made["seed"], fractions=fractions)
+    if provenance.get(SPLITS_GIVEN) and not _find_splits(paths, settings).table.split_of:
+        raise StoreError(
+            f"{out} was made with a splits file; give it, or the one that is to be used from now on, by --splits"
+        )
+    return settings
 
 
 @contextlib.contextmanager
@@ -124,8 +195,8 @@ def _assemble(
                 chain = entry.chain
                 name = None if chain is None else chain.name
                 in_table = {name, entry.parent} & splits.table.split_of.keys()
-                told = Told(name, entry.line, entry.parent, bool(in_table), entry.problems)
-                if name is not None or told.problems:
+                told = Told(name or entry.absent, entry.line, entry.parent, bool(in_table), entry.problems)
+                if told.name is not None or told.problems:
                     all_told.append(told)
                 if not report.take(told) or chain is None:
                     continue
@@ -138,21 +209,20 @@ def _assemble(
             report.end()
             account = SourceAccount(file.path, file.size, file.mtime_ns, digest, tuple(all_told))
             accounts.append(account.as_line() + "\n")
-        if not report.kept:
+        if not report.kept and settings.shard is None:
             first = f"; first: {report.problems[0]}" if report.problems else ""
             raise SourceError(f"{work.source} holds no sound chain of {work.counted(report)}{first}")
-        writer.provenance = {"source": os.path.basename(work.source), SETTINGS: work.settings}
-        if settings.shard is not None:
-            writer.provenance[SHARD] = list(settings.shard)
         if settings.split_by is not None:
-            writer.provenance[MAKE_SPLITS] = {
-                "method": settings.split_by,
-                "seed": settings.seed,
-                "fractions": asdict(settings.fractions),
-            }
             if settings.shard is None:
+                before = work.before
+                same = before is not None and _made_alike(before.provenance, writer.provenance)
                 assignment = assign_splits(
-                    named, settings.split_by, settings.fractions, settings.seed, threads=settings.workers
+                    named,
+                    settings.split_by,
+                    settings.fractions,
+                    settings.seed,
+                    threads=settings.workers,
+                    fixed=dict(zip(before.names, before.splits, strict=True)) if before and same else None,
                 )
                 writer.assign(assignment)
                 report.split_notes = assignment.notes
@@ -165,6 +235,11 @@ def _assemble(
         writer.attach(REPORT_FILE, report.text())
         writer.attach(SOURCES_FILE, "".join(accounts))
     return report
+
+
+def _made_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether splits were made, in the same way."""
+    return MAKE_SPLITS in one and one[MAKE_SPLITS] == other.get(MAKE_SPLITS)
 
 
 class _Named(NamedTuple):

@@ -12,7 +12,8 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from minifold_pl.data.outcome import ACTIONS, DUPLICATE, Action, Problem
 from minifold_pl.data.records import SPLITS
@@ -102,12 +103,31 @@ class PrepareReport:
     split_notes: list[str] = field(default_factory=list)
     """How splits were made, and what to know of them."""
     problems: list[TextProblem] = field(default_factory=list)
+    already_there: bool = False
+    """The store had been made of this source before, and was left as it is."""
     _found: int = 0
     _places: dict[str, str] = field(default_factory=dict)
     _file: str = ""
     _before: int = 0
     _refusal: Problem | None = None
     _of_lines: bool = False
+
+    @classmethod
+    def of_store(cls, path: Path) -> Self:
+        """The account that lies in a store."""
+        saved = json.loads((path / REPORT_FILE).read_text("utf-8"))
+        known = ("source", "splits_from", "named_by_splits", "strict_splits", "split_sizes", "split_notes")
+        report = cls(**{name: saved[name] for name in known})
+        for line in (path / SOURCES_FILE).read_text("utf-8").splitlines():
+            report.add(SourceAccount.from_line(line))
+        return report
+
+    def add(self, account: SourceAccount) -> None:
+        """A whole file."""
+        self.begin(account.path)
+        for told in account.told:
+            self.take(told)
+        self.end()
 
     def begin(self, path: str) -> None:
         """Take up the next file; each of what it told follows by :meth:`take`."""
@@ -230,10 +250,7 @@ def join_shards(
                 account = replace(account, told=accounts[account.path].told + account.told)
             accounts[account.path] = account
     for account in accounts.values():
-        report.begin(account.path)
-        for told in account.told:
-            report.take(told)
-        report.end()
+        report.add(account)
     taken = {(duplicate.part, duplicate.name) for duplicate in duplicates}
     for place, part in enumerate(parts):
         for chain in part.chains():

@@ -55,8 +55,12 @@ class Work(Protocol):
     """What a journal of this work is told by."""
     settings: dict[str, Any]
     """What the store remembers of how it was read."""
+    files: Sequence[SourceFile]
+    """All that it is made of, in their order."""
     adds: bool
     """The store that is there is added to."""
+    before: ChainStore | None
+    """The store that is added to."""
 
     def read(self, journal: Journal, progress: Progress) -> None:
         """Read what the journal does not have yet."""
@@ -94,8 +98,8 @@ class StructureFiles:
             "cath_nodes": _digest(sorted(splits.cath_nodes.items())) if splits.cath_nodes else None,
         }
         self.identity = self.settings
-        self._old: ChainStore | None = None
-        self._known: dict[str, tuple[SourceAccount, list[int]]] = {}
+        self.before: ChainStore | None = None
+        self._known: dict[str, tuple[SourceAccount, list[int | None]]] = {}
         self.adds = is_store(out) and not settings.overwrite
         self.source = common_root(files)
         if settings.shard is not None:
@@ -112,13 +116,13 @@ class StructureFiles:
                 ]
                 files.sort(key=lambda file: file.path)
                 self.source = common_root(files)
-        self._files = files
+        self.files: Sequence[SourceFile] = files
 
     def _remember(self, out: Path) -> None:
         """What the store at ``out`` has of each file."""
-        self._old = ChainStore.open(out)
+        self.before = ChainStore.open(out)
         shard = list(self._settings.shard) if self._settings.shard else None
-        known = (self._old.provenance.get(SETTINGS), self._old.provenance.get(SHARD))
+        known = (self.before.provenance.get(SETTINGS), self.before.provenance.get(SHARD))
         if known != (self.settings, shard):
             raise StoreError(
                 f"{out} holds a store already, and it was made of other things or with other settings; "
@@ -128,21 +132,24 @@ class StructureFiles:
         row = 0
         for line in (out / SOURCES_FILE).read_text("utf-8").splitlines():
             account = SourceAccount.from_line(line)
-            found = [told.name for told in account.told if told.name is not None]
-            fresh = [name for name in found if name not in names]
-            names.update(fresh)
-            if len(fresh) == len(found):  # else a chain is missing that may be wanted now
-                self._known[account.path] = (account, list(range(row, row + len(fresh))))
-            row += len(fresh)
+            rows: list[int | None] = []
+            for told in account.told:
+                if told.name is None or told.name in names:
+                    rows.append(None)
+                else:
+                    names.add(told.name)
+                    rows.append(row)
+                    row += 1
+            self._known[account.path] = (account, rows)
 
     def read(self, journal: Journal, progress: Progress) -> None:
         """Read the files that are new or have changed."""
-        todo = [file for file in self._files if _key(file) not in journal and not self._unchanged(file)]
+        todo = [file for file in self.files if _key(file) not in journal and not self._unchanged(file)]
         workers = min(self._settings.workers, -(-len(todo) // BATCH))
         with progress("reading files", len(todo)) as advance:
             for place, result in run_jobs(map(self._job, range(len(todo)), todo), workers):
                 if isinstance(result, Failure):
-                    result = Outcome((Entry((Problem("dropped", result.reason, result.detail),)),)).encoded()
+                    result = _refusal(result)
                 journal.add(_key(todo[place]), result)
                 advance(1)
 
@@ -150,9 +157,10 @@ class StructureFiles:
         known = self._known.get(file.path)
         return known is not None and (known[0].size, known[0].mtime_ns) == (file.size, file.mtime_ns)
 
-    def _job(self, place: int, file: SourceFile) -> Job:
+    def _job(self, place: int, file: SourceFile, known_sha256: str | None = None) -> Job:
         settings = self._settings
-        known = self._known.get(file.path)
+        if known_sha256 is None:
+            known_sha256 = self._known[file.path][0].sha256 if file.path in self._known else ""
         domains = tuple(self._domains.get(structure_name(file.path), ()))
         arguments = (
             file.path,
@@ -160,31 +168,49 @@ class StructureFiles:
             settings.min_complete,
             domains,
             settings.domains,
-            known[0].sha256 if known else "",
+            known_sha256,
         )
         return Job(place, f"{_READ}:read_file", arguments, settings.timeout + file.size / 1e6)
 
     def items(self, journal: Journal) -> Iterator[tuple[SourceFile, str, Iterable[Entry]]]:
         """Every file with its sha256 and what is in it, in the order of their paths."""
-        for file in self._files:
+        taken: set[str] = set()
+        for file in self.files:
             found = journal.get(_key(file), SAME)
+            lacks = self._lacks(file, taken) if found == SAME else set()
+            if lacks and os.path.exists(file.path):
+                found = self._read_again(file)
+                journal.add(_key(file), found)
             if found == SAME:
-                account, rows = self._known[file.path]
-                yield file, account.sha256, self._kept(account, rows)
+                account = self._known[file.path][0]
+                taken.update(told.name for told in account.told if told.name is not None)
+                yield file, account.sha256, self._kept(file, lacks)
             else:
                 outcome = Outcome.decoded(found)
+                taken.update(entry.chain.name for entry in outcome.entries if entry.chain is not None)
                 yield file, outcome.sha256, outcome.entries
 
-    def _kept(self, account: SourceAccount, rows: list[int]) -> Iterator[Entry]:
-        """What the old store has of a file."""
-        assert self._old is not None
-        places = iter(rows)
-        for told in account.told:
-            chain = None
-            if told.name is not None:
-                place = next(places)
-                self._old.check(place)
-                chain = replace(self._old.packed(place), split=NO_SPLIT, cluster=None, representative=False)
+    def _lacks(self, file: SourceFile, taken: set[str]) -> set[str]:
+        """Names of the file's chains that were left out for their names, which no file before it has any more."""
+        account, rows = self._known[file.path]
+        mine = {told.name for told, row in zip(account.told, rows, strict=True) if row is not None}
+        return {told.name for told in account.told if told.name is not None} - mine - taken
+
+    def _read_again(self, file: SourceFile) -> bytes:
+        ((_, result),) = run_jobs([self._job(0, file, known_sha256="")], 1)
+        return _refusal(result) if isinstance(result, Failure) else result
+
+    def _kept(self, file: SourceFile, lacks: set[str]) -> Iterator[Entry]:
+        """What the store that is added to has of a file, which may be there no more."""
+        assert self.before is not None
+        account, rows = self._known[file.path]
+        for told, place in zip(account.told, rows, strict=True):
+            if place is None:
+                if told.name not in lacks:
+                    yield Entry(told.problems, None, told.line, told.parent, absent=told.name)
+                continue
+            self.before.check(place)
+            chain = replace(self.before.packed(place), split=NO_SPLIT, cluster=None, representative=False)
             yield Entry(told.problems, chain, told.line, told.parent)
 
     def counted(self, report: PrepareReport) -> str:
@@ -196,6 +222,7 @@ class ChainSet:
     """The lines of a chain set."""
 
     adds = False
+    before: ChainStore | None = None
 
     def __init__(self, path: Path, settings: PrepareSettings) -> None:
         self.source = str(path)
@@ -209,6 +236,7 @@ class ChainSet:
                 f"{path} {what}; give a chain set, structure files or a folder of them"
             ) from None
         self._file = SourceFile(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+        self.files: Sequence[SourceFile] = [self._file]
         self._table = read_cath_domains(*settings.cath_domains) if settings.cath_domains else DomainTable()
         self.settings = {
             "format": FORMAT,
@@ -300,6 +328,7 @@ class SequenceTable:
     """A table of sequences without coordinates: quickly read, so nothing is journalled."""
 
     adds = False
+    before: ChainStore | None = None
 
     def __init__(self, path: Path, settings: PrepareSettings) -> None:
         self.source = str(path)
@@ -307,6 +336,7 @@ class SequenceTable:
         self._settings = settings
         status = path.stat()
         self._file = SourceFile(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+        self.files: Sequence[SourceFile] = [self._file]
         self._table = read_cath_domains(*settings.cath_domains) if settings.cath_domains else DomainTable()
         self.settings = {
             "format": FORMAT,
@@ -349,6 +379,11 @@ class SequenceTable:
     def counted(self, report: PrepareReport) -> str:
         """How many records there were."""
         return f"{len(report.problems)} records"
+
+
+def _refusal(failure: Failure) -> bytes:
+    """The outcome of a file whose reader gave none."""
+    return Outcome((Entry((Problem("dropped", failure.reason, failure.detail),)),)).encoded()
 
 
 def _key(file: SourceFile) -> str:

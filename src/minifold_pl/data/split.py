@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
@@ -79,6 +79,7 @@ def assign_splits(
     identity: float = IDENTITY,
     search: Search = "auto",
     threads: int = 1,
+    fixed: Mapping[str, str] | None = None,
 ) -> SplitAssignment:
     """Put groups of related chains into one split each; a function of the chains and ``seed``, not of their order.
 
@@ -87,6 +88,10 @@ def assign_splits(
     2019 do: chains that share a topology, be it through a chain of several domains, stay together; a chain
     without a code is in no split. Groups are drawn at random into validation and test until these have their
     share; a group that would be more than a quarter of a held-out split is trained on.
+
+    ``fixed`` are splits that chains had before others were added, by name. These chains stay where they are, and new
+    ones of their group come to them. Where the new ones link chains of several splits, they are in no split: any
+    would bring relatives of held-out chains into training.
 
     Raises:
         ValueError: no chain, two of one name, or none with a CATH code for ``topology``.
@@ -99,7 +104,7 @@ def assign_splits(
     if twice:
         raise ValueError(f"two chains are named {twice[0]!r}; names must differ")
     if method == "topology":
-        return _by_topology(chains, fractions, seed)
+        return _by_topology(chains, fractions, seed, fixed or {})
     if method != "cluster":
         raise ValueError(f"split method {method!r} is none of cluster, topology")
     clustering = cluster_sequences(
@@ -111,7 +116,7 @@ def assign_splits(
     for place, group in enumerate(clustering.ids.tolist()):
         if group not in longest or len(chains[place].sequence) > len(chains[longest[group]].sequence):
             longest[group] = place
-    placed, notes = _draw(clustering.ids, fractions, seed)
+    placed, notes = _draw(clustering.ids, fractions, seed, [(fixed or {}).get(name) for name in names])
     return SplitAssignment(
         split_of=dict(zip(names, placed, strict=True)),
         cluster_of={n: names[longest[g]] for n, g in zip(names, clustering.ids.tolist(), strict=True)},
@@ -130,7 +135,9 @@ def topology(code: str) -> str | None:
     return ".".join(levels[:3]) if len(levels) >= 3 else None
 
 
-def _by_topology(chains: Sequence[HasSequence], fractions: SplitFractions, seed: int) -> SplitAssignment:
+def _by_topology(
+    chains: Sequence[HasSequence], fractions: SplitFractions, seed: int, fixed: Mapping[str, str]
+) -> SplitAssignment:
     first: dict[str, int] = {}
     links: list[tuple[int, int]] = []
     labelled: list[int] = []
@@ -144,7 +151,7 @@ def _by_topology(chains: Sequence[HasSequence], fractions: SplitFractions, seed:
             "no chain has a CATH topology to split by; give a list of CATH domains, or split by cluster"
         )
     groups = connected(len(chains), links)[labelled]
-    placed, notes = _draw(groups, fractions, seed)
+    placed, notes = _draw(groups, fractions, seed, [fixed.get(chains[i].name) for i in labelled])
     split_of = dict.fromkeys((chain.name for chain in chains), NO_SPLIT)
     split_of.update((chains[i].name, split) for i, split in zip(labelled, placed, strict=True))
     unlabelled = len(chains) - len(labelled)
@@ -162,8 +169,13 @@ def _by_topology(chains: Sequence[HasSequence], fractions: SplitFractions, seed:
     )
 
 
-def _draw(groups: np.ndarray, fractions: SplitFractions, seed: int) -> tuple[list[str], list[str]]:
-    """A split for each chain, and notes; ``groups`` numbers the group of each chain in the order of names."""
+def _draw(
+    groups: np.ndarray, fractions: SplitFractions, seed: int, fixed: Sequence[str | None]
+) -> tuple[list[str], list[str]]:
+    """A split for each chain, and notes; ``groups`` numbers the group of each chain in the order of names.
+
+    ``fixed`` is the split that a chain has already, if any.
+    """
     members: dict[int, list[int]] = defaultdict(list)
     for place, group in enumerate(groups.tolist()):
         members[group].append(place)
@@ -171,12 +183,25 @@ def _draw(groups: np.ndarray, fractions: SplitFractions, seed: int) -> tuple[lis
     shuffled = [ordered[i] for i in np.random.default_rng(seed).permutation(len(ordered))]
     placed = [TRAIN] * len(groups)
     notes = []
-    largest_of_all = max(shuffled, key=len)
-    left = [group for group in shuffled if group is not largest_of_all]  # something is always trained on
+    free = []
+    for group in shuffled:
+        had = {split for place in group if (split := fixed[place]) not in (None, NO_SPLIT)}
+        if not had:
+            free.append(group)
+        for place in group if had else ():
+            mine = fixed[place]
+            placed[place] = mine if mine in had else next(iter(had)) if len(had) == 1 else NO_SPLIT
+    if linking := placed.count(NO_SPLIT):
+        notes.append(
+            f"{linking:,} chains are related to earlier ones of several splits: they are in no split, "
+            "and no chain was moved"
+        )
+    largest_of_all = None if TRAIN in fixed else max(free, key=len)  # something is always trained on
+    left = [group for group in free if group is not largest_of_all]
     for split, share in ((VALIDATION, fractions.validation), (TEST, fractions.test)):
         wanted = round(share * len(groups))
         largest = max(1, int(LARGEST_HELD_OUT_GROUP * wanted))
-        taken = 0
+        taken = sum(mine == split for mine in placed)
         rest = []
         for group in left:
             if len(group) <= min(largest, wanted - taken):
