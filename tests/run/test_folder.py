@@ -30,5 +30,5 @@ def test_run_never_imports_torch() -> None:
 def test_everything_of_a_run_lies_in_its_folder_under_different_names(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     places = [getattr(folder, name) for name, value in vars(RunFolder).items() if isinstance(value, property)]
-    assert len(places) == len(set(places)) == 11
+    assert len(places) == len(set(places)) == 13
     assert all(tmp_path in place.parents for place in places)

@@ -47,7 +47,7 @@ def test_a_marker_that_is_lost_or_damaged_is_taken_from_the_events(
             events, event, attempt=number, epoch=number, step=7, **({"reason": reason} if reason else {})
         )
         # What ends no run: a marker of a halted run would have stayed, too.
-        for other in ("settings", "after_halt", "saved", "failed", "retry", "interrupted"):
+        for other in ("settings", "after_halt", "after_stop", "saved", "failed", "retry", "interrupted"):
             append_event(events, other, attempt=9, step=8, reason="another")
         assert read_marker(path) == Marker(state=state, reason=reason, epoch=number, step=7, attempt=number)
     with events.open("a") as stream:

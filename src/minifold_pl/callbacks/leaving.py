@@ -7,17 +7,18 @@ import torch
 
 from minifold_pl.run import stop
 from minifold_pl.run.stop import STOP_SIGNALS, RunInterrupted
+from minifold_pl.run.stop_order import REQUEST
 
 
 def leave_where_asked(trainer: pl.Trainer) -> None:
     """Raise where a stop was requested of any process; all ranks call it together.
 
     Raises:
-        RunInterrupted: With the signal's name.
+        RunInterrupted: With the signal's name, or that of an order to stop.
     """
     name = stop.requested()
     if trainer.world_size > 1:
-        names = [signal.name for signal in STOP_SIGNALS]
+        names = [*(signal.name for signal in STOP_SIGNALS), REQUEST]
         mine = 0 if name is None else names.index(name) + 1
         flag = torch.tensor(mine, device=trainer.strategy.root_device)
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)

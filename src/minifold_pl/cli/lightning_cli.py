@@ -55,6 +55,7 @@ from minifold_pl.run.begin import pin_facts
 from minifold_pl.run.folder import RunFolder, fresh_folder
 from minifold_pl.run.starts import forgive_start
 from minifold_pl.run.stop import RunInterrupted, ignore_in_worker
+from minifold_pl.run.stop_order import RunStopped, stop_order, told_stopped
 
 configure_parsing()
 
@@ -232,9 +233,12 @@ class MinifoldCLI(LightningCLI):
             self.trainer.fit(
                 model, weights_only=True, **{k: v for k, v in kwargs.items() if k != "weights_only"}
             )
-        except RunInterrupted:
+        except RunInterrupted as interrupted:
             if self.entered.lease is not None:
                 forgive_start(folder.starts)
+            order = stop_order(folder)
+            if order is not None:
+                raise RunStopped(told_stopped(folder, order)) from interrupted
             raise
         except (RuntimeError, OSError, EOFError) as error:
             lost = worker_loss(error) or rank_loss(error, self.trainer.world_size)
@@ -259,7 +263,8 @@ class MinifoldCLI(LightningCLI):
         """The settings of the run without those of this start: ``fit --config`` on it goes on with the run."""
         config = self.plain_config()
         once = {
-            name: getattr(RunConfig(), name) for name in ("fresh", "accept_changes", "after_halt", "wait")
+            name: getattr(RunConfig(), name)
+            for name in ("fresh", "accept_changes", "after_halt", "after_stop", "wait")
         }
         return {**config, "ckpt_path": None, "run": {**config["run"], **once}}
 

@@ -18,6 +18,8 @@ class RunConfig:
     """Go on although settings that are part of the run have changed. ``--accept-changes`` is short for it."""
     after_halt: int | None = None
     """Go on with a run that halted: the number of the start that did, as its message says."""
+    after_stop: int | None = None
+    """Go on with a run that ``minifold-pl stop`` ended: the number that its message names."""
     wait: float = 0.0
     """Seconds to wait for another process that trains in this folder to end."""
     max_fruitless_starts: int | None = 3

@@ -108,6 +108,7 @@ def enter(
         trained=origin.path is not None,
         accept_changes=run.accept_changes,
         after_halt=run.after_halt,
+        after_stop=run.after_stop,
         told=lambda line: print(line, file=sys.stderr, flush=True),
     )
     if before is not None and before.state is RunState.HALTED:

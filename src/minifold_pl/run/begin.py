@@ -1,4 +1,4 @@
-"""What has to hold before a run is started or goes on: not halted, not done, the same settings, known code."""
+"""What has to hold before a run is started or goes on: not halted, stopped or done, the same settings, known code."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from minifold_pl.run.halt import RunEnded, RunHalted
 from minifold_pl.run.kept import Kept, read_identity, read_kept
 from minifold_pl.run.marker import Marker, RunState, read_marker
 from minifold_pl.run.settings import Change, changes, fingerprint
+from minifold_pl.run.stop_order import RunStopped, stop_order, told_stopped, withdraw_stop
+from minifold_pl.run.stopped import mark_stopped
 
 DATA = "data.path"
 DATA_CONTENT = "content of data.path"
@@ -66,6 +68,7 @@ def begin(
     trained: bool,
     accept_changes: bool = False,
     after_halt: int | None = None,
+    after_stop: int | None = None,
     code: CodeVersion | None = None,
     told: Callable[[str], None] = print,
 ) -> None:
@@ -79,15 +82,18 @@ def begin(
         trained: Whether there is a checkpoint; without one there is nothing that other settings could spoil.
         accept_changes: Go on although settings that are part of the run have changed.
         after_halt: Number of the start in which the run halted, to go on although it did.
+        after_stop: Number in the order that stopped the run, to go on although it did.
         code: The code; that of this process by default.
         told: Called with lines for the user: what changed and does no harm.
 
     Raises:
         RunHalted: The run halted, and nobody has said to go on.
+        RunStopped: A person has ended the run, and nobody has said to go on.
         ChangesRefused: Settings that are part of the run have changed.
         OSError: The folder cannot be written.
     """
     _refuse_halted(folder, after_halt)
+    _refuse_stopped(folder, after_stop)
     code = code or code_version()
     kept = read_kept(folder, code)
     found = changed_settings(kept, config)
@@ -212,6 +218,17 @@ def _refuse_halted(folder: RunFolder, after_halt: int | None) -> None:
             f"When the cause is put right, --run.after_halt {marker.attempt} goes on with it."
         )
     append_event(folder.events, "after_halt", halted_in=marker.attempt, reason=marker.reason)
+
+
+def _refuse_stopped(folder: RunFolder, after_stop: int | None) -> None:
+    order = stop_order(folder)
+    if order is None:
+        return
+    if after_stop != order.after:
+        mark_stopped(folder, order)
+        raise RunStopped(told_stopped(folder, order))
+    append_event(folder.events, "after_stop", by=order.by, reason=order.reason)
+    withdraw_stop(folder)
 
 
 def _write_identity(folder: RunFolder, content: Mapping[str, Any]) -> None:

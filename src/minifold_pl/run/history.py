@@ -13,7 +13,7 @@ from minifold_pl.run.lease_file import file_name
 from minifold_pl.run.marker import Marker, read_marker
 from minifold_pl.run.owner import Owner, known_to_be_gone
 
-ENDS: Final = ("done", "halted", "retry", "interrupted", "failed")
+ENDS: Final = ("done", "halted", "stopped", "retry", "interrupted", "failed")
 """Events with which a start ends; a start without one was killed, or still runs."""
 
 

@@ -15,6 +15,8 @@ The number is a fencing token: before anything is written to the folder (:mod:`m
 whether its file is still there and no higher one is. So an owner that was stopped, or cut off, and taken over in the
 meantime writes nothing when it goes on. What no lock can prevent is a process that is stopped between that look and the
 write, a few microseconds later; the checkpoint that it might put in place is whole, and of the same training.
+
+With each heartbeat the owner also looks for an order to stop (:mod:`minifold_pl.run.stop_order`).
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from minifold_pl.run.halt import RetryLater, RunEnded
 from minifold_pl.run.lease_file import Claimed, Seen, claim, file_name, newest, write_beat
 from minifold_pl.run.owner import Owner, known_to_be_gone
 from minifold_pl.run.stop import RunInterrupted
+from minifold_pl.run.stop_order import REQUEST, stop_order
 
 INTERVAL: Final = 2.0
 """Seconds between heartbeats."""
@@ -130,6 +133,8 @@ class Lease:
                     return
                 self._beats += 1
                 write_beat(self._path, self.owner, self._beats)
+                if stop.is_heard() and stop_order(self.folder) is not None:
+                    stop.request(REQUEST)
 
     def _look(self) -> None:
         higher = self._path.with_name(file_name(self.number + 1))

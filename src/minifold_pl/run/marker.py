@@ -1,4 +1,4 @@
-"""RUNNING, DONE or HALTED: the truth about a run is a marker in its folder, never an exit code."""
+"""RUNNING, DONE, HALTED or STOPPED: the truth about a run is a marker in its folder, never an exit code."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class RunState(StrEnum):
     RUNNING = "running"
     DONE = "done"
     HALTED = "halted"
+    STOPPED = "stopped"
+    """By a person; it may be taken up again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,7 @@ _STATES: Final = {
     "resumed": RunState.RUNNING,
     "done": RunState.DONE,
     "halted": RunState.HALTED,
+    "stopped": RunState.STOPPED,
 }
 """The events that come with a marker, and its state; a start that ended in another way left the marker as it was."""
 

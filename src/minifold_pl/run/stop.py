@@ -59,6 +59,11 @@ def request(name: str) -> None:
         _REQUEST.name = name
 
 
+def is_heard() -> bool:
+    """Whether this process listens: it is there to train, and answers a request."""
+    return _REQUEST.depth > 0
+
+
 @contextmanager
 def listening() -> Iterator[None]:
     """Take over the stop signals for the block; in another thread than the main one, do nothing.
