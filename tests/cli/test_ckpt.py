@@ -287,3 +287,36 @@ def test_rubbish_of_every_kind_is_told_in_a_line_by_every_command(
         assert len(line.strip().splitlines()) <= 2
     assert not (tmp_path / "touched").exists()
     assert not (tmp_path / "out.pt").exists()
+
+
+def test_show_tells_where_the_weights_came_from_generation_by_generation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    origin = {
+        "ckpt": "v13.ckpt", "sha256": "ab" * 32, "step": 70, "weights": "ema",
+        "modules": {"denoiser": {"matched": {"tensors": 3, "elements": 9}, "fresh": {"tensors": 2, "elements": 4}}},
+        "before": [{"ckpt": "v12b.ckpt", "sha256": "cd" * 32, "step": 30, "weights": "only"}],
+    }  # fmt: skip
+    about = {"stage": "diffusion", "initialised": origin, "encoder_origin": "contact.ckpt"}
+    path = tmp_path / "v14.ckpt"
+    torch.save({"state_dict": {}, "minifold_pl": about}, path)
+    assert main(["ckpt", "show", str(path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["initialised"] == origin
+    assert main(["ckpt", "show", str(path)]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for words in (
+        "v13.ckpt (averaged weights, step 70",
+        "3 matched, 2 left fresh",
+        "v12b.ckpt",
+        "contact.ckpt",
+    ):
+        assert words in shown, words
+
+
+@pytest.mark.parametrize("origin", [3, {"modules": 3, "before": 4}, {"modules": {"a": 1}, "before": [1, {}]}])
+def test_show_tells_what_it_can_of_an_origin_that_makes_no_sense(tmp_path: Path, origin: Any) -> None:
+    torch.save(
+        {"state_dict": {}, "minifold_pl": {"stage": "diffusion", "initialised": origin}}, tmp_path / "x.ckpt"
+    )
+    assert main(["ckpt", "show", str(tmp_path / "x.ckpt")]) == 0
