@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -41,11 +39,10 @@ def test_a_missing_encoder_checkpoint_is_named(diffusion) -> None:
         load_encoder(diffusion.encoder, "nowhere.ckpt")
 
 
-def _set_up(module, path, ckpt_path=None):
+def _begin(module, path):
     module.encoder_ckpt = path
-    module._trainer = SimpleNamespace(ckpt_path=ckpt_path, datamodule=None, world_size=1)
     before = {k: v.clone() for k, v in module.encoder.state_dict().items()}
-    module.setup("fit")
+    module.on_fit_start()
     return any(not torch.equal(v, before[k]) for k, v in module.encoder.state_dict().items())
 
 
@@ -53,7 +50,7 @@ def test_a_new_fit_takes_the_encoder_and_says_where_it_came_from(
     diffusion, contact_checkpoint, saved
 ) -> None:
     path = saved(contact_checkpoint)
-    assert _set_up(diffusion, path)
+    assert _begin(diffusion, path)
     assert diffusion.encoder_origin == str(path)
     checkpoint: dict = {}
     diffusion.on_save_checkpoint(checkpoint)
@@ -61,9 +58,12 @@ def test_a_new_fit_takes_the_encoder_and_says_where_it_came_from(
 
 
 def test_a_resumed_fit_does_not_need_the_stage_1_checkpoint_any_more(diffusion) -> None:
-    assert not _set_up(diffusion, "gone.ckpt", ckpt_path="runs/v13/checkpoints/resume.ckpt")
+    checkpoint: dict = {}
+    diffusion.on_save_checkpoint(checkpoint)
+    diffusion.on_load_checkpoint(checkpoint)
+    assert not _begin(diffusion, "gone.ckpt")
 
 
 def test_a_frozen_encoder_with_random_weights_is_warned_about(diffusion) -> None:
     with pytest.warns(UserWarning, match="frozen at RANDOM weights"):
-        _set_up(diffusion, None)
+        _begin(diffusion, None)

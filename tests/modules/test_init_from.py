@@ -26,11 +26,10 @@ def with_ema(diffusion_checkpoint) -> dict:
     return {**diffusion_checkpoint, "current_model_state": raw, "averaging_state": {}}
 
 
-def begin(module, path, *, ckpt_path=None, **settings):
+def begin(module, path, **settings):
     """The module as at the start of a fit."""
     module.init_from = InitFrom(ckpt=str(path), **settings)
-    module._trainer = SimpleNamespace(ckpt_path=ckpt_path, datamodule=None, world_size=1, global_rank=0)
-    module.setup("fit")
+    module.on_fit_start()
     return module
 
 
@@ -130,7 +129,7 @@ def test_averages_begin_with_the_weights_that_were_taken(diffusion, diffusion_ch
     name = "denoiser.layers.0.attention.points.weight"
     averaged = ema._average_model.module.get_parameter(name)
     assert not torch.equal(averaged, diffusion.get_parameter(name))
-    ema.on_fit_start(SimpleNamespace(), diffusion)
+    ema.on_train_start(SimpleNamespace(), diffusion)
     assert torch.equal(averaged, diffusion.get_parameter(name))
 
 
@@ -162,17 +161,10 @@ def test_a_resumed_run_does_not_read_it_again_and_remembers(diffusion, diffusion
     os.remove(path)
     origin, diffusion.initialised = diffusion.initialised, {}
     before = parameters(diffusion)
-    begin(diffusion, path, ckpt_path="resume.ckpt")
     diffusion.on_load_checkpoint(checkpoint)
+    begin(diffusion, path)
     assert diffusion.initialised == origin
     assert untouched(diffusion, before)
-
-
-@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
-def test_only_a_fit_begins_with_it(diffusion, stage) -> None:
-    diffusion.init_from = InitFrom(ckpt="gone.ckpt")
-    diffusion._trainer = SimpleNamespace(ckpt_path=None, datamodule=None, world_size=1)
-    diffusion.setup(stage)
 
 
 # --- the encoder -----------------------------------------------------------------------------------

@@ -48,8 +48,12 @@ class EMA(WeightAveraging):
         if self.decay > 0:
             super().setup(trainer, pl_module, stage)
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin with the module's weights: those it has read in ``setup`` came after the average was made."""
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """See :meth:`on_train_start`."""
+        self.on_train_start(trainer, pl_module)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin with the module's weights: those that it reads itself come after the average was made."""
         if self._average_model is not None and int(self._average_model.n_averaged) == 0:
             self._average_model.module.load_state_dict(pl_module.state_dict())
 

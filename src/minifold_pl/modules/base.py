@@ -58,6 +58,8 @@ class MinifoldModule(pl.LightningModule):
         self.schedule_config = schedule
         self.seed = seed
         self.init_from = init_from
+        self._restored = False
+        """The weights are those of a checkpoint of this very model."""
         self.initialised: dict[str, Any] = {}
         """Where the weights that training began with came from, and what came over; empty for random ones."""
         self.model_config: dict[str, Any] = {}
@@ -238,11 +240,20 @@ class MinifoldModule(pl.LightningModule):
     # --- labels and checkpoints ------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Take over the training split's label set; a fit that starts anew also the weights it is to begin with."""
+        """Take over the training split's label set."""
         labels = tuple(getattr(getattr(self.trainer, "datamodule", None), "architectures", ()))
         if labels and not self.architecture_labels:
             self.architecture_labels = labels
-        if stage == "fit" and self.init_from.ckpt is not None and self.trainer.ckpt_path is None:
+
+    def on_fit_start(self) -> None:
+        """Take the weights that training is to begin with, where it begins."""
+        # Not in setup, where Lightning has not yet told anybody whether there is a checkpoint to go on from.
+        if not self._restored:
+            self.begin_weights()
+
+    def begin_weights(self) -> None:
+        """Read what the config says to begin with; a run that goes on has its weights from its own checkpoint."""
+        if self.init_from.ckpt is not None:
             self.initialise(Path(self.init_from.ckpt).expanduser())
 
     def initialise(self, path: Path) -> None:
@@ -291,6 +302,7 @@ class MinifoldModule(pl.LightningModule):
         """
         check_stage(checkpoint, self.stage, "this checkpoint")
         self.architecture_labels = tuple(checkpoint[CHECKPOINT_KEY]["architectures"])
+        self._restored = True
         self.initialised = dict(checkpoint[CHECKPOINT_KEY].get("initialised") or {})
         self._take_sums(checkpoint[CHECKPOINT_KEY].get("epoch_means", []))
 

@@ -172,11 +172,9 @@ class DiffusionModule(MinifoldModule):
         """The longest chain that the encoder's positions reach."""
         return self.encoder.max_residues
 
-    def setup(self, stage: str) -> None:
-        """A fit that starts anew takes the encoder from its stage-1 checkpoint; a resumed one has it already."""
-        super().setup(stage)
-        if stage != "fit" or self.trainer.ckpt_path is not None:
-            return
+    def begin_weights(self) -> None:
+        """The encoder of a stage-1 checkpoint, and all else of ``init_from``."""
+        super().begin_weights()
         if self.encoder_ckpt is not None:
             load_encoder(self.encoder, self.encoder_ckpt)
             self.encoder_origin = str(self.encoder_ckpt)
