@@ -116,6 +116,8 @@ class Denoised(NamedTuple):
 
     x0: Float[Tensor, "b l 3"]
     rotation: Float[Tensor, "b l 3 3"]
+    local_atoms: Float[Tensor, "b l 4 3"] | None = None
+    """N, Cα, C and O seen from each residue's frame, from a denoiser with a backbone head."""
 
 
 class Denoiser(Protocol):
@@ -145,6 +147,8 @@ class StructurePrediction(NamedTuple):
     """Natural logarithm of the radius of gyration in Å."""
     distance_logits: Float[Tensor, "b l l k"]
     """Logit ``k`` of the event that the Cα–Cα distance exceeds edge ``k``."""
+    local_atoms: Float[Tensor, "b l 4 3"] | None = None
+    """N, Cα, C and O seen from each residue's frame."""
 
 
 class StructureTarget(NamedTuple):
@@ -157,6 +161,10 @@ class StructureTarget(NamedTuple):
     bonded: Bool[Tensor, "b l"]
     unit: Float[Tensor, " b"] | None = None
     """Å in a model unit of each chain where that is the chain's own size; None: 10 Å."""
+    atoms: Float[Tensor, "b l 4 3"] | None = None
+    """N, Cα, C and O, where a model predicts them; ``rotation`` is then that of N, Cα and C."""
+    atom_mask: Bool[Tensor, "b l 4"] | None = None
+    """Which of them were observed."""
 
 
 _Parts = TypeVar("_Parts", bound=tuple[Any, ...])

@@ -91,7 +91,7 @@ class Case(NamedTuple):
     def to(self, dtype: torch.dtype) -> Case:
         """In another precision."""
         return Case(
-            StructurePrediction(*(x.to(dtype) for x in self.prediction)),
+            map_tensors(lambda x: x.to(dtype), self.prediction),
             map_tensors(lambda x: x.to(dtype) if x.is_floating_point() else x, self.target),
         )
 

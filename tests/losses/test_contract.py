@@ -53,7 +53,7 @@ def test_a_term_ignores_padding_in_value_and_gradient(name: str, junk: float, ca
         junk = 1e3  # logits of padding come from the network: finite or the run is lost anyway
 
     def value_and_gradient(c: Any) -> tuple[Tensor, Tensor]:
-        leaves = [x.detach().clone().requires_grad_() for x in c.prediction]
+        leaves = [x.detach().clone().requires_grad_() for x in c.prediction if x is not None]
         value = OBJECTIVE(StructurePrediction(*leaves), c.target)[name]
         value.backward()
         return value, sum(x.grad[:, :14].sum() for x in leaves[:2] if x.grad is not None)
@@ -94,7 +94,7 @@ def test_a_term_passes_gradcheck_in_float64(name: str, case: Any) -> None:
     )
     target = map_tensors(lambda x: x[:, :5], target)
     objective = DiffusionObjective(clash_threshold=5.0, distance_bins=4, distance_last=10.0)
-    leaves = tuple(x.clone().requires_grad_() for x in short)
+    leaves = tuple(x.clone().requires_grad_() for x in short if x is not None)
     assert torch.autograd.gradcheck(lambda *p: objective(StructurePrediction(*p), target)[name], leaves)
 
 
@@ -114,7 +114,7 @@ def test_a_term_and_its_gradient_are_finite_under_autocast(
         "far": 1e3 * torch.randn(14, 3),
     }[shape]
     prediction = prediction._replace(x0=x0.expand(2, 14, 3))
-    leaves = [x.to(dtype).requires_grad_() for x in prediction]
+    leaves = [x.to(dtype).requires_grad_() for x in prediction if x is not None]
     with torch.autocast("cpu", dtype=dtype):
         value = OBJECTIVE(StructurePrediction(*leaves), target)[name]
     assert value.dtype == torch.float32 and value.isfinite()
@@ -144,7 +144,7 @@ def test_chains_too_short_for_a_term_contribute_nothing_to_it(length: int, case:
             for a, b in zip(whole.target[:4], short.target._replace(mask=mask)[:4], strict=True)
         )
     )
-    both = StructurePrediction(*(torch.cat((a, a)) for a in whole.prediction))
+    both = StructurePrediction(*(torch.cat((a, a)) for a in whole.prediction if a is not None))
     per_chain, expected = OBJECTIVE.per_chain(both, both_target), OBJECTIVE(*whole)
     for name in TERMS:
         needs = {"bond": 2, "angle": 3, "chirality": 4, "fape": 3, "frame_rot": 3, "clash": 3}.get(name, 2)
@@ -156,7 +156,7 @@ def test_chains_too_short_for_a_term_contribute_nothing_to_it(length: int, case:
 
 def test_a_batch_of_nothing_is_zero_and_differentiable(case: Any) -> None:
     prediction, target = case
-    leaves = [x.clone().requires_grad_() for x in prediction]
+    leaves = [x.clone().requires_grad_() for x in prediction if x is not None]
     terms = OBJECTIVE(StructurePrediction(*leaves), target._replace(mask=torch.zeros_like(target.mask)))
     weighted_total(terms, weights_at(LossWeights(clash=1.0), 1)).backward()
     assert all(term == 0 for term in terms.values())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minifold_pl.diffusion.process import eps_to_x0, x0_to_eps
 from minifold_pl.diffusion.schedule import CosineSchedule
-from minifold_pl.types import Condition, Denoised, Denoiser
+from minifold_pl.types import Condition, Denoised, Denoiser, map_tensors
 
 GuidanceSpace = Literal["eps", "x0"]
 
@@ -24,6 +24,12 @@ class GuidedEstimate(NamedTuple):
     rotation: Float[Tensor, "b l 3 3"]
     conditional: Denoised | None
     unconditional: Denoised | None
+
+    @property
+    def local_atoms(self) -> Float[Tensor, "b l 4 3"] | None:
+        """N, Cα, C and O in the frames of the half that the rotations come from."""
+        half = self.conditional or self.unconditional
+        return None if half is None else half.local_atoms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +101,11 @@ class GuidedDenoiser:
         assert self.unconditional is not None
         both_previous = None
         if previous is not None and previous.conditional is not None and previous.unconditional is not None:
-            both_previous = Denoised(*map(_stack, previous.conditional, previous.unconditional))
+            both_previous = _both(previous.conditional, previous.unconditional)
         condition = Condition(*map(_stack, self.conditional, self.unconditional))
         both = self.denoiser(_stack(x_t, x_t), _stack(t, t), condition, both_previous)
-        (x0_c, x0_u), (rotation_c, rotation_u) = both.x0.chunk(2), both.rotation.chunk(2)
-        return Denoised(x0_c, rotation_c), Denoised(x0_u, rotation_u)
+        b = len(x_t)
+        return map_tensors(lambda x: x[:b], both), map_tensors(lambda x: x[b:], both)
 
     def _combine(
         self,
@@ -119,3 +125,10 @@ class GuidedDenoiser:
 
 def _stack(first: Tensor, second: Tensor) -> Tensor:
     return torch.cat([first, second])
+
+
+def _both(first: Denoised, second: Denoised) -> Denoised:
+    atoms = None
+    if first.local_atoms is not None and second.local_atoms is not None:
+        atoms = _stack(first.local_atoms, second.local_atoms)
+    return Denoised(_stack(first.x0, second.x0), _stack(first.rotation, second.rotation), atoms)

@@ -25,6 +25,10 @@ class Estimate(Protocol):
     def rotation(self) -> Tensor:
         """One rotation a residue."""
 
+    @property
+    def local_atoms(self) -> Tensor | None:
+        """N, Cα, C and O seen from each residue's frame, or None."""
+
 
 E = TypeVar("E", bound=Estimate)
 
@@ -36,6 +40,8 @@ class SampleResult(NamedTuple):
     rotation: Float[Tensor, "b l 3 3"]
     trajectory: Float[Tensor, "s b l 3"] | None
     """x_t at each timestep of :func:`sampling_timesteps`, then the result; ``None`` unless asked for."""
+    local_atoms: Float[Tensor, "b l 4 3"] | None = None
+    """N, Cα, C and O seen from each residue's frame, where the denoiser predicts them."""
 
 
 def sampling_timesteps(timesteps: int, steps: int) -> tuple[int, ...]:
@@ -106,4 +112,5 @@ def ddim(
             x = x + sigma * centered_noise(mask, generators, x.dtype)
         trajectory.append(x)
     assert previous is not None  # steps >= 1
-    return SampleResult(x, previous.rotation, torch.stack(trajectory) if keep_trajectory else None)
+    kept = torch.stack(trajectory) if keep_trajectory else None
+    return SampleResult(x, previous.rotation, kept, previous.local_atoms)

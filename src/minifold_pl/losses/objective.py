@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, fields
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from minifold_pl.geometry.frames import ca_frame_mask
@@ -33,7 +33,8 @@ from minifold_pl.losses.reduction import PerChain
 from minifold_pl.types import Frames, StructurePrediction, StructureTarget
 
 
-def _check_weight(name: str, weight: float) -> None:
+def check_weight(name: str, weight: float) -> None:
+    """Refuse what is no weight: not finite, or negative."""
     if not (math.isfinite(weight) and weight >= 0):
         raise ValueError(f"loss weight {name} is {weight}: give a finite number, 0 or more")
 
@@ -50,8 +51,8 @@ class LinearRamp:
     """E: the length of the ramp."""
 
     def __post_init__(self) -> None:
-        _check_weight("ramp start", self.start)
-        _check_weight("ramp end", self.end)
+        check_weight("ramp start", self.start)
+        check_weight("ramp end", self.end)
         if self.epochs < 1:
             raise ValueError(
                 f"ramp epochs is {self.epochs}: give at least 1; for a constant weight, start = end"
@@ -91,7 +92,7 @@ class LossWeights:
         for f in fields(self):
             weight = getattr(self, f.name)
             if not isinstance(weight, LinearRamp):  # a ramp checks itself
-                _check_weight(f.name, weight)
+                check_weight(f.name, weight)
 
 
 def weights_at(weights: LossWeights, epoch: int) -> dict[str, float]:
@@ -161,11 +162,14 @@ class DiffusionObjective:
             raise ValueError(f"clash_threshold is {self.clash_threshold}: give a length in Å")
         distance_edges(self.distance_bins, self.distance_first, self.distance_last)
 
+    def framed(self, target: StructureTarget) -> Bool[Tensor, "b l"]:
+        """Residues whose true frame is known."""
+        return ca_frame_mask(target.mask, target.bonded)
+
     def per_chain(self, prediction: StructurePrediction, target: StructureTarget) -> dict[str, PerChain]:
         """Every term of every chain, and which chains have anything that counts for it."""
         x0, true, mask, bonded = prediction.x0, target.x0, target.mask, target.bonded
-        framed = ca_frame_mask(mask, bonded)
-        unit = target.unit
+        framed, unit = self.framed(target), target.unit
         true_angstrom = to_angstrom(true.float() if true.dtype.itemsize < 4 else true, unit)
         clash, clash_unit = self.clash_threshold, unit
         if self.clash_unit == "model":

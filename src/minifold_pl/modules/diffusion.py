@@ -16,8 +16,9 @@ from minifold_pl.diffusion.guidance import GuidedDenoiser
 from minifold_pl.diffusion.process import add_noise
 from minifold_pl.diffusion.samplers import ddim
 from minifold_pl.diffusion.schedule import CosineSchedule
-from minifold_pl.geometry.frames import ca_frames
+from minifold_pl.geometry.frames import backbone_frames, ca_frames
 from minifold_pl.geometry.units import Scale, center, predicted_unit, to_angstrom, to_model_units, true_unit
+from minifold_pl.losses.backbone_objective import BackboneObjective, BackboneWeights, with_backbone
 from minifold_pl.losses.ca_geometry import CLASH_THRESHOLD
 from minifold_pl.losses.objective import (
     DiffusionObjective,
@@ -84,6 +85,8 @@ class DiffusionModule(MinifoldModule):
         self_conditioning: Probability of a step with a first pass whose estimate starts the second.
         p_uncond: Probability, for each example, that its residues are replaced by MASK.
         loss_weights: Weight of each term; one with weight 0 is still logged.
+        backbone_weights: Weight of each term on N, C and O, for a denoiser with a ``backbone_head``; null takes the
+            defaults.
         fape_clamp: Clamp of FAPE in Å; null for none.
         clash_threshold: Å; nearer residues clash.
         clash_unit: ``model`` takes ``clash_threshold`` in model units, a mistake kept for the comparison.
@@ -114,6 +117,7 @@ class DiffusionModule(MinifoldModule):
         self_conditioning: float = 0.25,
         p_uncond: float = 0.1,
         loss_weights: LossWeights = _V13_WEIGHTS,
+        backbone_weights: BackboneWeights | None = None,
         fape_clamp: float | None = None,
         clash_threshold: float = CLASH_THRESHOLD,
         clash_unit: Literal["angstrom", "model"] = "angstrom",
@@ -144,7 +148,21 @@ class DiffusionModule(MinifoldModule):
         self.p_uncond = p_uncond
         self.loss_weights = loss_weights
         self.scale = scale
-        self.objective = DiffusionObjective(
+        objective = DiffusionObjective
+        if getattr(denoiser, "backbone_head", None) is not None:
+            if scale != "fixed":
+                raise ValueError(
+                    f"scale is {scale!r}: a denoiser with a backbone_head works at the fixed scale"
+                )
+            self.needs = "backbone"
+            self.loss_weights = with_backbone(loss_weights, backbone_weights or BackboneWeights())
+            objective = BackboneObjective
+        elif backbone_weights is not None:
+            raise ValueError(
+                "backbone_weights are given, but the denoiser has no backbone_head and predicts Cα alone: "
+                "give it one, or leave backbone_weights out"
+            )
+        self.objective = objective(
             fape_clamp=fape_clamp,
             distance_bins=aux.distance_bins,
             distance_head=aux.kind,
@@ -226,12 +244,21 @@ class DiffusionModule(MinifoldModule):
         ca = batch.ca.float()
         unit = true_unit(self.scale, ca, batch.ca_mask)
         x0 = center(to_model_units(ca, unit), batch.residue_mask)
-        rotation = ca_frames(x0, batch.ca_mask, batch.bonded).rotation
-        return StructureTarget(x0, rotation, batch.ca_mask, batch.bonded, unit)
+        if self.needs != "backbone":
+            rotation = ca_frames(x0, batch.ca_mask, batch.bonded).rotation
+            return StructureTarget(x0, rotation, batch.ca_mask, batch.bonded, unit)
+        atoms = x0.unsqueeze(2) + to_model_units(batch.coords.float() - ca.unsqueeze(2))
+        n, _, c, _ = atoms.unbind(2)
+        rotation = backbone_frames(n, x0, c).rotation
+        return StructureTarget(
+            x0, rotation, batch.ca_mask, batch.bonded, atoms=atoms, atom_mask=batch.atom_mask
+        )
 
     def assemble(self, estimate: Denoised, log_rg: Tensor, distance_logits: Tensor) -> StructurePrediction:
         """What the objective looks at."""
-        return StructurePrediction(estimate.x0, estimate.rotation, log_rg, distance_logits)
+        return StructurePrediction(
+            estimate.x0, estimate.rotation, log_rg, distance_logits, estimate.local_atoms
+        )
 
     def predict_structure(
         self,
@@ -380,7 +407,7 @@ class DiffusionModule(MinifoldModule):
             keys: One a chain: the same seed and key give the same noise in any batch.
 
         Returns:
-            Cα positions in Å, centred, and rotations.
+            Cα positions in Å, centred, rotations, and N, C and O in their frames where the denoiser predicts them.
         """
         sampler = sampler or self.sampler
         features = self.encode(batch.tokens)
@@ -406,7 +433,8 @@ class DiffusionModule(MinifoldModule):
             self_condition=sampler.self_condition,
         )
         unit = predicted_unit(self.scale, self.rg_head(features.pooled, batch.residue_mask))
-        return Denoised(to_angstrom(result.x0, unit), result.rotation)
+        atoms = None if result.local_atoms is None else to_angstrom(result.local_atoms)
+        return Denoised(to_angstrom(result.x0, unit), result.rotation, atoms)
 
     def predict_step(self, batch: ProteinBatch, batch_idx: int) -> Denoised:
         """One structure for each chain of the batch."""

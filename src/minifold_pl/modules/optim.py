@@ -22,7 +22,8 @@ class OptimizerConfig:
     lr: float = 2e-5
     """Base learning rate at its peak."""
     group_lr: dict[str, float] = field(default_factory=dict)
-    """Multiple of ``lr`` for all parameters under a name prefix, e.g. ``{pair_stack: 3.0}``."""
+    """Multiple of ``lr`` for all parameters under a name prefix, or of a module of that name further in, e.g.
+    ``{pair_stack: 3.0, backbone_head: 5.0}``."""
     weight_decay: float = 0.01
     """Decoupled weight decay; biases, norms and other vectors are left out of it."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -134,6 +135,43 @@ class ThreePhase(LRSchedule):
         return min(1.0, self.eta_min / peak)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CosineRestarts(LRSchedule):
+    """A cosine from the peak, begun anew at the peak each period: the schedule of Mini-Fold v10.
+
+    Loshchilov & Hutter 2017 (SGDR), as ``torch.optim.lr_scheduler.CosineAnnealingWarmRestarts`` computes it.
+    """
+
+    interval: Literal["step", "epoch"] = "epoch"
+    """``epoch`` holds the rate during each epoch, ``step`` lets it move with every step."""
+    period_epochs: float = 15
+    """T0: epochs of the first period."""
+    period_factor: int = 1
+    """Each period is this many times as long as the one before."""
+    eta_min: float = 0.0
+    """Learning rate that a period ends at, the same in every group."""
+
+    def __post_init__(self) -> None:
+        if self.period_epochs <= 0:
+            raise ValueError(f"period_epochs must be above 0, got {self.period_epochs}")
+        if self.period_factor < 1:
+            raise ValueError(f"period_factor must be at least 1, got {self.period_factor}")
+        if self.eta_min < 0:
+            raise ValueError(f"eta_min must not be negative, got {self.eta_min}")
+
+    def factor(self, epoch: float, floor: float = 0.0) -> float:
+        """See :meth:`LRSchedule.factor`."""
+        past, period = epoch, self.period_epochs
+        while past >= period:
+            past -= period
+            period *= self.period_factor
+        return _cosine(past / period, floor)
+
+    def floor(self, peak: float) -> float:
+        """See :meth:`LRSchedule.floor`."""
+        return min(1.0, self.eta_min / peak)
+
+
 def _cosine(progress: float, floor: float) -> float:
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
@@ -143,11 +181,13 @@ def parameter_groups(
 ) -> dict[str, list[tuple[str, Parameter]]]:
     """Sort the trainable parameters by module.
 
-    A parameter belongs to prefix ``p`` when its name is ``p`` or begins with ``p.``.
+    A parameter belongs to prefix ``p`` when its name is ``p`` or begins with ``p.``. Where no name does, ``p`` means
+    the module of that name wherever it lies: ``backbone_head`` finds ``denoiser.backbone_head`` (looked for as an
+    attribute of the whole model alone, the write-up's head missed its group).
 
     Args:
         parameters: Names and parameters, as from ``named_parameters()``.
-        prefixes: Name prefixes, e.g. ``denoiser`` or ``denoiser.backbone_head``.
+        prefixes: Name prefixes, e.g. ``denoiser``, or names of modules further in, e.g. ``backbone_head``.
 
     Returns:
         A list of named parameters for each prefix, then those of :data:`REST`.
@@ -155,13 +195,19 @@ def parameter_groups(
     Raises:
         ValueError: A prefix matches nothing, or a parameter lies under two prefixes.
     """
+    parameters = list(parameters)
     groups: dict[str, list[tuple[str, Parameter]]] = {prefix: [] for prefix in prefixes}
+    inside = [p for p in groups if not any(_lies_under(name, p) for name, _ in parameters)]
     matched: set[str] = set()
     rest: list[tuple[str, Parameter]] = []
     tops: dict[str, None] = {}
     for name, parameter in parameters:
         tops.setdefault(name.split(".")[0])
-        owners = [prefix for prefix in groups if name == prefix or name.startswith(f"{prefix}.")]
+        owners = [
+            prefix
+            for prefix in groups
+            if _lies_under(name, prefix) or (prefix in inside and f".{prefix}." in name)
+        ]
         matched.update(owners)
         if len(owners) > 1:
             raise ValueError(f"parameter {name} lies under two learning-rate prefixes: {owners}")
@@ -172,6 +218,10 @@ def parameter_groups(
     if unmatched:
         raise ValueError(f"no parameter lies under {unmatched}; modules here: {sorted(tops)}")
     return {**groups, REST: rest}
+
+
+def _lies_under(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(f"{prefix}.")
 
 
 def build_optimizer(parameters: Iterable[tuple[str, Parameter]], config: OptimizerConfig) -> AdamW:

@@ -8,17 +8,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from minifold_pl.geometry.frames import ca_frames, slerp_from_identity, to_local
+from minifold_pl.nn.backbone_head import BackboneAtomHead
 from minifold_pl.nn.embeddings import sinusoids
 from minifold_pl.nn.ipa import FrameUpdate, InvariantPointAttention
 from minifold_pl.nn.linear import residual_linear
 from minifold_pl.nn.masking import keep
 from minifold_pl.nn.recompute import run_block
-from minifold_pl.nn.structure_denoiser import StructureDenoiser
+from minifold_pl.nn.structure_denoiser import TIME_SCALE, StructureDenoiser
 from minifold_pl.nn.transition import Transition
 from minifold_pl.types import Condition, Denoised, Frames
-
-_TIME_SCALE = 1000.0
-"""The time embedding sees t / timesteps on this scale, the DDPM's own, whatever the number of steps."""
 
 
 class DenoiserLayer(nn.Module):
@@ -78,9 +76,9 @@ class IPADenoiser(StructureDenoiser):
     on the global axes, so the network is rotation-equivariant only without it. ``x0`` is the last layer's
     translation and ``rotation`` the rotation learned there.
 
-    Self-conditioning: rotations start from the previous estimate's Cα frames, ungated as if t = 0, while the
-    translations stay ``x_t``; where the estimate lies, seen from each residue's frame, enters the single
-    features through a map that starts at 0.
+    Self-conditioning: rotations start from the previous estimate's Cα frames, or from its frames of N, Cα and C where
+    it has them, ungated as if t = 0, while the translations stay ``x_t``; where the estimate lies, seen from each
+    residue's frame, enters the single features through a map that starts at 0.
 
     Args:
         d_single_in: channels of the condition's single features.
@@ -101,6 +99,8 @@ class IPADenoiser(StructureDenoiser):
         discard_rotation: return rotations rebuilt from x0 by Gram–Schmidt instead of the learned ones. This
             is v11's mistake, kept for the ablation: the last layer's rotations then get no gradient.
         checkpoint_activations: keep only each layer's input for the backward pass.
+        backbone_head: places N, C and O in the predicted frames, which are then those of N, Cα and C (v14); none
+            leaves a model of Cα alone.
     """
 
     def __init__(
@@ -121,11 +121,17 @@ class IPADenoiser(StructureDenoiser):
         frame_confidence: Tensor | None = None,
         discard_rotation: bool = False,
         checkpoint_activations: bool = False,
+        backbone_head: BackboneAtomHead | None = None,
     ) -> None:
         super().__init__(timesteps)
         if layers < 1:
             raise ValueError(f"layers={layers}: the denoiser needs at least one layer")
         self.d_time, self.d_film = d_time, d_film
+        if discard_rotation and backbone_head is not None:
+            raise ValueError(
+                "discard_rotation rebuilds rotations from the Cα trace, and backbone_head places atoms in learned "
+                "ones; leave one of them out"
+            )
         self.discard_rotation = discard_rotation
         self.checkpoint_activations = checkpoint_activations
         self.single = nn.Sequential(nn.Linear(d_single_in, d), nn.LayerNorm(d))
@@ -136,6 +142,7 @@ class IPADenoiser(StructureDenoiser):
             DenoiserLayer(d, d_pair, heads, d_head, query_points, value_points, ffn, update_hidden, d_film)
             for _ in range(layers)
         )
+        self.backbone_head = backbone_head
         self.gate_frames(frame_confidence)
 
     def forward(
@@ -149,7 +156,7 @@ class IPADenoiser(StructureDenoiser):
         """See :meth:`StructureDenoiser.forward`."""
         mask = condition.mask
         frames, displacement = self._start(x_t, t, condition, previous, use_previous)
-        time = (t.to(x_t.dtype) * (_TIME_SCALE / self.timesteps)).unsqueeze(-1)
+        time = (t.to(x_t.dtype) * (TIME_SCALE / self.timesteps)).unsqueeze(-1)
         single = self.single(keep(condition.single, mask)) + self.displacement(displacement)
         single = single + self.time(sinusoids(time, self.d_time))
         single = single.to(x_t.dtype)  # the residual stream stays in full precision under autocast
@@ -160,7 +167,8 @@ class IPADenoiser(StructureDenoiser):
             )
         if self.discard_rotation:
             frames = ca_frames(frames.translation, mask, condition.bonded)
-        return Denoised(x0=frames.translation, rotation=frames.rotation)
+        atoms = None if self.backbone_head is None else self.backbone_head(single, mask)
+        return Denoised(x0=frames.translation, rotation=frames.rotation, local_atoms=atoms)
 
     def _start(
         self,
@@ -183,7 +191,14 @@ class IPADenoiser(StructureDenoiser):
         if use_previous is not None:
             estimate = torch.where(use_previous[:, None, None], estimate, x_t)
         known = ca_frames(estimate, mask, bonded).rotation
+        if previous.local_atoms is not None:
+            known = _identity_where_masked(previous.rotation.to(x_t.dtype), mask)
         if use_previous is not None:
             known = torch.where(use_previous[:, None, None, None], known, rotation)
         frames = Frames(known, x_t)
         return frames, to_local(frames, estimate)
+
+
+def _identity_where_masked(rotation: Tensor, mask: Tensor) -> Tensor:
+    identity = torch.eye(3, dtype=rotation.dtype, device=rotation.device)
+    return torch.where(mask[..., None, None], rotation, identity)

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from minifold_pl.types import Condition, Denoised
 
+TIME_SCALE = 1000.0
+"""Time embeddings see t / timesteps on this scale, the DDPM's own, whatever the number of steps."""
+
 
 class StructureDenoiser(nn.Module):
     """Predicts the clean chain and its rotations from a noised one: a :class:`~minifold_pl.types.Denoiser`.
