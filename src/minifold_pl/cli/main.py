@@ -21,7 +21,7 @@ LIGHTNING = {
     "test": "losses and metrics on the test split",
     "predict": "draw a structure for every chain of a split",
 }
-COMMANDS = ("data", "sample", "evaluate", "score", "diagnose", "describe", "ckpt")
+COMMANDS = ("data", "sample", "evaluate", "score", "diagnose", "report", "describe", "ckpt")
 """Modules of this package with ``add_parser(subparsers)``; each parser's default ``run`` does the work."""
 
 EPILOG = """\
