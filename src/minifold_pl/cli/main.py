@@ -21,7 +21,7 @@ LIGHTNING = {
     "test": "losses and metrics on the test split",
     "predict": "draw a structure for every chain of a split",
 }
-COMMANDS = ("data", "sample", "evaluate", "score", "diagnose", "report", "describe", "ckpt")
+COMMANDS = ("submit", "data", "sample", "evaluate", "score", "diagnose", "report", "describe", "ckpt")
 """Modules of this package with ``add_parser(subparsers)``; each parser's default ``run`` does the work."""
 
 EPILOG = """\
@@ -95,7 +95,11 @@ def _dispatch(args: list[str]) -> int:
             return _lightning(args)
     if args and args[0] in LIGHTNING:
         return _lightning(args)
-    parsed = build_parser().parse_args(args)
+    parser = build_parser()
+    parsed, rest = parser.parse_known_args(args)
+    if rest and not getattr(parsed, "takes_rest", False):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    parsed.rest = rest
     return int(parsed.run(parsed))
 
 

@@ -101,7 +101,8 @@ class Watchdog:
             )
             if verdict.next is Next.END:
                 return self._end(verdict)
-            if verdict.next is Next.LEAVE:
+            if verdict.next is Next.LEAVE or verdict.asked:
+                # A signal that training had: somebody wants the machine, whether there is a successor or not.
                 return self._leave(verdict)
             if not self._wait(verdict):
                 return self._leave(Verdict(next=Next.LEAVE, why=f"stopped by {self.signals.first}"))
@@ -278,9 +279,8 @@ class Watchdog:
             successor=self.successor,
             delay=verdict.delay,
         )
-        self._say(
-            f"{verdict.why}; {self.successor and f'job {self.successor}' or 'this job, put back,'} goes on"
-        )
+        follower = "this job, put back into the queue," if self.successor is None else f"job {self.successor}"
+        self._say(f"{verdict.why}; {follower} goes on")
         if self.successor is None:
             try:
                 scheduler.requeue(self.here.job)
