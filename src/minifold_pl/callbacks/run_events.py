@@ -42,7 +42,7 @@ class RunEvents(pl.Callback):
         if not trainer.is_global_zero:
             return
         self._mark(trainer, RunState.RUNNING, "")
-        place = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        place = {"epoch": trainer.current_epoch, "step": trainer.global_step, **_equipment(trainer)}
         if self.resumed_from is None:
             append_event(self.folder.events, "started", **place)
             self._note_origin(getattr(pl_module, "initialised", None))
@@ -118,3 +118,14 @@ class RunEvents(pl.Callback):
         except OSError as error:
             # A full disk is no reason to end, nor to end in another way: the next start comes to the same end.
             append_event(self.folder.events, "marker_not_written", state=state, error=str(error))
+
+
+def _equipment(trainer: pl.Trainer) -> dict[str, Any]:
+    """What training is done with, and how long an epoch is: for whoever watches the run."""
+    batches = trainer.num_training_batches
+    gpus = trainer.world_size if trainer.strategy.root_device.type == "cuda" else 0
+    told: dict[str, Any] = {"processes": trainer.world_size, "gpus": gpus}
+    if isinstance(batches, int) and batches > 0:
+        # A window of accumulation that the epoch's end cuts is a step, too.
+        told["steps_per_epoch"] = -(-batches // trainer.accumulate_grad_batches)
+    return told

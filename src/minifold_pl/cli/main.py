@@ -21,7 +21,10 @@ LIGHTNING = {
     "test": "losses and metrics on the test split",
     "predict": "draw a structure for every chain of a split",
 }
-COMMANDS = ("submit", "data", "sample", "evaluate", "score", "diagnose", "report", "describe", "ckpt")
+COMMANDS = (
+    "submit", "status", "stop", "logs",
+    "data", "sample", "evaluate", "score", "diagnose", "report", "describe", "ckpt",
+)  # fmt: skip
 """Modules of this package with ``add_parser(subparsers)``; each parser's default ``run`` does the work."""
 
 EPILOG = """\

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +19,7 @@ from minifold_pl.run.folder import RunFolder
 from minifold_pl.run.halt import RunEnded, RunHalted
 from minifold_pl.run.kept import Kept, read_identity, read_kept
 from minifold_pl.run.marker import Marker, RunState, read_marker
+from minifold_pl.run.owner import this_owner
 from minifold_pl.run.settings import Change, changes, fingerprint
 from minifold_pl.run.stop_order import RunStopped, stop_order, told_stopped, withdraw_stop
 from minifold_pl.run.stopped import mark_stopped
@@ -108,7 +110,7 @@ def begin(
         told(f"the code has changed since the last start: {_of(before)} → {code}")
         append_event(folder.events, "code_changed", before=before, after=code.to_dict())
     now = {"fingerprint": fingerprint(config), "data": data_digest(config), "code": code.to_dict()}
-    append_event(folder.events, "settings", **now)
+    append_event(folder.events, "settings", **now, **_where())
     _write_identity(folder, {**known, **now})
     _write(folder.config, yaml.safe_dump(dict(config), sort_keys=False))
 
@@ -229,6 +231,20 @@ def _refuse_stopped(folder: RunFolder, after_stop: int | None) -> None:
         raise RunStopped(told_stopped(folder, order))
     append_event(folder.events, "after_stop", by=order.by, reason=order.reason)
     withdraw_stop(folder)
+
+
+def _where() -> dict[str, Any]:
+    myself = this_owner(0, "", 0.0, False)
+    return {"host": myself.machine.host, "pid": myself.pid, "job": myself.job, "output": _output()}
+
+
+def _output() -> str:
+    """The file that this process prints to; empty where it is a terminal or a pipe."""
+    try:
+        path = Path(os.readlink("/proc/self/fd/1"))
+        return str(path) if path.is_file() else ""
+    except OSError:
+        return ""
 
 
 def _write_identity(folder: RunFolder, content: Mapping[str, Any]) -> None:

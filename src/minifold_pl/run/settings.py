@@ -24,7 +24,8 @@ HARMLESS: Final = (
 measured, kept and shown, and on what machine (how many processes that makes is pinned as a fact of its own:
 :func:`minifold_pl.run.begin.pin_facts`). Every other setting is held to be part of the run."""
 MOMENTARY: Final = (
-    "run.fresh", "run.allow_changes", "run.accept_changes", "run.after_halt", "run.after_stop", "run.wait", "ckpt_path", "config",
+    "run.fresh", "run.allow_changes", "run.accept_changes", "run.after_halt", "run.after_stop", "run.wait",
+    "ckpt_path", "config",
 )  # fmt: skip
 """What concerns one start only."""
 LIMITS: Final = (

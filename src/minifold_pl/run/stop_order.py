@@ -4,8 +4,8 @@ A signal reaches one process; a file reaches also the job that is still queued, 
 machine that nobody here can signal, and the one that a scheduler starts again next week. Whoever trains sees it within
 a heartbeat of the lease (:mod:`minifold_pl.run.lease`), saves and leaves; whoever is about to start does not.
 
-The order stays until the run is taken up again: by ``submit``, which withdraws it, or by ``--run.after_stop N``, where N
-is :attr:`StopOrder.after`, so that a job script that holds the flag does not override the next order.
+The order stays until the run is taken up again: by ``submit``, which withdraws it, or by ``--run.after_stop N``, where
+N is :attr:`StopOrder.after`, so that a job script that holds the flag does not override the next order.
 """
 
 from __future__ import annotations
