@@ -34,6 +34,23 @@ def size(text):
 
 def where(x):
     return os.getpid()
+
+def twice(calls, begin):
+    for place, (x,) in enumerate(calls):
+        begin(place)
+        if x == "die":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if x == "hang":
+            time.sleep(1000)
+    begin(None)
+    if any(x == "late death" for x, in calls):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return [(2 * x, len(calls)) for x, in calls]
+
+def one(x):
+    if x == "late death":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return (2 * x, 0)
 """
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -75,6 +92,39 @@ def test_an_item_that_takes_too_long_is_given_up(module):
     started = time.monotonic()
     assert dict(run_jobs(jobs, 1)) == {0: 0, 1: Failure("took too long", "more than 1 s"), 2: 4}
     assert time.monotonic() - started < 20
+
+
+def _together(module, items, **options):
+    return [Job(i, f"{module}:one", (x,), together=f"{module}:twice", **options) for i, x in enumerate(items)]
+
+
+def test_items_are_done_together_unless_they_are_large(module):
+    assert dict(run_jobs(_together(module, range(20)), 1)) == {
+        i: (2 * i, BATCH if i < BATCH else 4) for i in range(20)
+    }
+    found = dict(run_jobs(_together(module, range(3), size=5 << 20), 1))
+    assert found == {i: (2 * i, 1) for i in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("bad", "failure"),
+    [
+        ("die", Failure("the process that read it died", "signal SIGSEGV")),
+        ("late death", Failure("the process that read it died", "signal SIGSEGV")),
+        ("hang", Failure("took too long", "more than 1 s")),
+        ([], Failure("could not be read", "TypeError: unsupported operand")),
+    ],
+)
+def test_of_items_that_are_done_together_one_costs_no_other(module, bad, failure):
+    items = list(range(40))
+    items[5] = items[6] = items[20] = bad if bad != [] else None
+    found = dict(run_jobs(_together(module, items, seconds=1.0), 2))
+    assert len(found) == 40
+    for i, result in found.items():
+        if i in (5, 6, 20):
+            assert (result.reason, result.detail[:25]) == (failure.reason, failure.detail[:25])
+        else:
+            assert result[0] == 2 * i
 
 
 def test_an_exception_is_told_in_one_line(module):

@@ -1,14 +1,15 @@
-"""The protein residues of a parsed structure.
+"""The protein residues of parsed structures.
 
-Everything works on whole columns of atoms: a step a residue in Python costs more than parsing the file does.
+Everything works on whole columns of atoms, those of several files at once: a step a residue in Python costs more than
+parsing the file does, and of a small file even a step of numpy does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, islice, pairwise
 from typing import Any, Final
 
 import gemmi
@@ -46,7 +47,7 @@ class Residues:
     subchains: Shaped[np.ndarray, " l"]
     """Names of the polymers that they belong to."""
     index: Int[np.ndarray, " l"]
-    """Place of an atom of the residue among all atoms of the file."""
+    """Place of an atom of the residue among all atoms of the files that were read at once."""
     impossible: Int[np.ndarray, " l"]
     """Atoms of the residue left out because they are too far out to be true."""
 
@@ -59,14 +60,15 @@ class Residues:
         return not self.insertions.any()
 
     def between(self, first: int, last: int) -> Residues:
-        """Those of a chain whose atoms are ``first`` to ``last`` of the file (not included)."""
-        start, stop = self.index.searchsorted((first, last)).tolist()
-        return self if (start, stop) == (0, len(self)) else self._part(start, stop)
+        """Those of the rows ``first`` to ``last`` (not included)."""
+        return self._part(first, last)
 
     def runs(self) -> Iterator[tuple[str, Residues]]:
         """The residues of a chain by polymer, in order."""
         new = self.subchains[1:] != self.subchains[:-1]
-        edges = [0, *(np.flatnonzero(new) + 1).tolist(), len(self)] if new.any() else [0, len(self)]
+        edges = [0, len(self)]
+        if np.count_nonzero(new):
+            edges[1:1] = (np.flatnonzero(new) + 1).tolist()
         for start, stop in pairwise(edges):
             part = self if stop - start == len(self) else self._part(start, stop)
             yield part.subchains[0].decode("utf-8", "replace"), part
@@ -83,14 +85,42 @@ class Residues:
         )
 
 
-def protein_residues(structure: gemmi.Structure, edges: list[int]) -> Residues:
-    """The protein residues of chains whose atoms begin and end at ``edges``, in the file's order.
+class Model:
+    """One model of a structure: its atoms, as columns, and where its chains begin."""
 
-    Atoms are counted through all models of the structure.
+    def __init__(self, structure: gemmi.Structure, flat: FlatAtoms, number: int) -> None:
+        first = sum(structure[i].count_atom_sites() for i in range(number))
+        self.edges = list(
+            accumulate((chain.count_atom_sites() for chain in structure[number]), initial=first)
+        )
+        """Where chains begin, and the last one ends, among all atoms of the structure."""
+        self.structure = structure
+        self.flat = flat
+
+    @property
+    def atoms(self) -> slice:
+        """Its atoms among all of the structure."""
+        return slice(self.edges[0], self.edges[-1])
+
+
+class FlatAtoms:
+    """All atoms of a structure as columns."""
+
+    def __init__(self, structure: gemmi.Structure) -> None:
+        self.columns, self.subchains = _flattened(structure)
+
+
+def protein_residues(models: Sequence[Model]) -> tuple[Residues, list[list[int]], list[list[int]]]:
+    """The protein residues of several models, in their order.
+
+    Returns:
+        The residues; for every model, the rows where those of its chains begin and end; and where the chains' atoms
+        do, counted as ``Residues.index`` is.
     """
-    flat, subchains = _flattened(structure)
-    found = _BackboneAtoms(flat, slice(edges[0], edges[-1]))
-    first = found.firsts(edges)
+    found = _BackboneAtoms(models)
+    edges = found.edges
+    starts_of_chains = [edge for own in edges for edge in own[:-1]]
+    first = found.firsts(starts_of_chains)
     starts = first.nonzero()[0]
     of_atom = first.cumsum() - 1
     order, holder = found.preferred(starts, of_atom)
@@ -109,23 +139,49 @@ def protein_residues(structure: gemmi.Structure, edges: list[int]) -> Residues:
     coords.reshape(-1, 3)[places_in_order] = position  # the last of several atoms in one place stays
 
     names = found.residue[holder]
+    index = found.index[holder]
     letters, kinds = letters_and_kinds(names)
-    if UNKNOWN_LETTER in letters and (given := structure.mod_residues):
-        parents = {m.res_id.name.encode(): m.parent_comp_id.encode() for m in given}
-        letters, kinds = letters_and_kinds(
-            np.array([parents.get(name, name) for name in names.tolist()], dtype=names.dtype)
+    if UNKNOWN_LETTER in letters:
+        letters, kinds = _with_given_parents(
+            models, names, index.searchsorted([e[0] for e in edges]), letters, kinds
         )
     kept = found.protein(kinds, names, holder, coords)
     codes = found.code[holder]
-    index = found.index[holder]
-    names = flat.subchains[index]
-    if subchains:
-        names = np.array([subchains[name] for name in names.tolist()], dtype=bytes)
-    columns = (coords, found.number[holder], codes * (codes != _NO_CODE), names, index, impossible)
-    if kept.all():
-        return Residues(letters, *columns)
-    letters = "".join([letters[i] for i in np.flatnonzero(kept).tolist()])
-    return Residues(letters, *(column[kept] for column in columns))
+    columns = (
+        coords,
+        found.number[holder],
+        codes * (codes != _NO_CODE),
+        found.subchains(index),
+        index,
+        impossible,
+    )
+    if not kept.all():
+        letters = np.frombuffer(letters.encode(), dtype="S1")[kept].tobytes().decode()
+        columns = tuple(column[kept] for column in columns)
+    residues = Residues(letters, *columns)
+    rows = iter(residues.index.searchsorted([edge for own in edges for edge in own]).tolist())
+    return residues, [list(islice(rows, len(own))) for own in edges], edges
+
+
+def _with_given_parents(
+    models: Sequence[Model],
+    names: Shaped[np.ndarray, " l"],
+    firsts: Int[np.ndarray, " m"],
+    letters: str,
+    kinds: UInt8[np.ndarray, " l"],
+) -> tuple[str, UInt8[np.ndarray, " l"]]:
+    """Letters and kinds by the files' own tables of modified residues; ``firsts``: each model's first residue."""
+    stops = [*firsts[1:].tolist(), len(names)]
+    parts = []
+    for model, start, stop in zip(models, firsts.tolist(), stops, strict=True):
+        if UNKNOWN_LETTER in letters[start:stop] and (given := model.structure.mod_residues):
+            parents = {m.res_id.name.encode(): m.parent_comp_id.encode() for m in given}
+            own = [parents.get(name, name) for name in names[start:stop].tolist()]
+            parts.append((start, stop, *letters_and_kinds(np.array(own, dtype=names.dtype))))
+    for start, stop, own_letters, own_kinds in parts:
+        letters = letters[:start] + own_letters + letters[stop:]
+        kinds[start:stop] = own_kinds
+    return letters, kinds
 
 
 def _flattened(structure: gemmi.Structure) -> tuple[Any, dict[bytes, bytes]]:
@@ -158,34 +214,58 @@ def _flattened(structure: gemmi.Structure) -> tuple[Any, dict[bytes, bytes]]:
 class _BackboneAtoms:
     """N, Cα, C and O, ``a`` in all, of residues of any kind that may stand in a polymer, as columns."""
 
-    def __init__(self, flat: Any, atoms: slice) -> None:
-        names = flat.atom_names[atoms].view("<u8")
+    def __init__(self, models: Sequence[Model]) -> None:
+        self._models = models
+        self.edges: list[list[int]] = []
+        """Where the chains of each model begin and end among the atoms of all of them."""
+        stop = 0
+        for model in models:
+            shift = stop - model.edges[0]
+            self.edges.append([edge + shift for edge in model.edges])
+            stop = self.edges[-1][-1]
+        names = self._column("atom_names").view("<u8")
         n, ca, c, o = (names == code for code in _ATOM_NAMES)
-        entity = flat.entity_type[atoms]
+        entity = self._column("entity_type")
         chosen = ((n | ca | c | o) & ((entity == _POLYMER) | (entity == _UNSAID))).nonzero()[0]
         slot = ca.view(np.int8) + 2 * c.view(np.int8) + 3 * o.view(np.int8)
-        self._flat = flat
         self.slot: Int[np.ndarray, " a"] = slot[chosen]
-        self.index: Int[np.ndarray, " a"] = chosen + atoms.start
-        """Place among all atoms of the file."""
-        self.position: Float[np.ndarray, "a 3"] = flat.pos[self.index]
-        self.number: Int[np.ndarray, " a"] = flat.resnums[self.index]
-        self.code: UInt8[np.ndarray, " a"] = flat.icodes[self.index].view(np.uint8)
-        self.residue: Shaped[np.ndarray, " a"] = flat.residue_names[self.index]
+        self.index: Int[np.ndarray, " a"] = chosen
+        """Place among the atoms of all models."""
+        self.position: Float[np.ndarray, "a 3"] = self._column("pos")[chosen]
+        self.number: Int[np.ndarray, " a"] = self._column("resnums")[chosen]
+        self.code: UInt8[np.ndarray, " a"] = self._column("icodes")[chosen].view(np.uint8)
+        self.residue: Shaped[np.ndarray, " a"] = self._column("residue_names")[chosen]
         self.entity: Int[np.ndarray, " a"] = entity[chosen]
-        self.conformer: Int[np.ndarray, " a"] = flat.altlocs[self.index]
+        self.conformer: Int[np.ndarray, " a"] = self._column("altlocs")[chosen]
+
+    def _column(self, name: str) -> Shaped[np.ndarray, "n ..."]:
+        """A column of all atoms."""
+        parts = [getattr(model.flat.columns, name)[model.atoms] for model in self._models]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def subchains(self, index: Int[np.ndarray, " l"]) -> Shaped[np.ndarray, " l"]:
+        """Names of the polymers of some atoms."""
+        names = self._column("subchains")[index]
+        if not any(model.flat.subchains for model in self._models):
+            return names
+        told = names.tolist()
+        for model, edges in zip(self._models, self.edges, strict=True):
+            if longer := model.flat.subchains:
+                start, stop = index.searchsorted((edges[0], edges[-1])).tolist()
+                told[start:stop] = [longer[name] for name in told[start:stop]]
+        return np.array(told, dtype=bytes)
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def firsts(self, edges: list[int]) -> Bool[np.ndarray, " a"]:
-        """True at the first atom of every residue; ``edges`` are those of chains."""
+    def firsts(self, chains: list[int]) -> Bool[np.ndarray, " a"]:
+        """True at the first atom of every residue; ``chains`` are the first atoms of chains."""
         first = np.ones(len(self), dtype=bool)
         new = first[1:]
         np.not_equal(self.number[1:], self.number[:-1], out=new)
         new |= self.code[1:] != self.code[:-1]
-        if len(edges) > 2:
-            starts = self.index.searchsorted(edges[1:-1])
+        if len(chains) > 1:
+            starts = self.index.searchsorted(chains[1:])
             first[starts[starts < len(self)]] = True
         residue = self.residue.view("<u8")
         renamed = (residue[1:] != residue[:-1]) & ~new
@@ -206,7 +286,7 @@ class _BackboneAtoms:
             return starts[:0], starts
         holder = starts.copy()
         order: list[int] = []
-        occupancy = self._flat.occ[self.index]
+        occupancy = self._column("occ")[self.index]
         stops = np.append(starts[1:], len(self))
         for residue in np.unique(of_atom[self.conformer != 0]).tolist():
             start = int(starts[residue])
@@ -237,7 +317,7 @@ class _BackboneAtoms:
             return plain
         # Files without entities, TER or SEQRES leave it open what is a polymer. An amino acid by itself is then
         # one that is written as HETATM without being a modified one.
-        het = self._flat.het_flags[self.index[holder]] == _HETATM
+        het = self._column("het_flags")[self.index[holder]] == _HETATM
         standard = np.isin(names, _STANDARD)
         unsaid = entity == _UNSAID
         seen = ~np.isnan(coords).any(-1)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 
 from minifold_pl.constants import BACKBONE_ATOMS, CA_ATOM
 from minifold_pl.data.records import NO_SPLIT, ChainRecord, peptide_bonds, split_residue_id
@@ -66,18 +67,23 @@ class PackedChain:
 
 def pack(record: ChainRecord) -> PackedChain:
     """A record's bytes."""
-    numbers = insertions = None
+    numbers, insertions = np.zeros(len(record), dtype=np.int32), np.zeros(len(record), dtype=np.uint8)
     if record.residue_ids:
         ids = [split_residue_id(residue_id) for residue_id in record.residue_ids]
-        numbers = np.array([number for number, _ in ids], dtype=np.int32)
-        insertions = np.array([ord(code) if code else 0 for _, code in ids], dtype=np.uint8)
-    return pack_columns(
-        record.name,
+        numbers[:] = [number for number, _ in ids]
+        insertions[:] = [ord(code) if code else 0 for _, code in ids]
+    (packed,) = pack_rows(
+        [record.name],
         record.sequence,
         record.coords,
         numbers,
         insertions,
+        [0, len(record)],
+        numbered=[bool(record.residue_ids)],
         breaks=record.breaks,
+    )
+    return replace(
+        packed,
         cath=record.cath,
         split=record.split,
         cluster=record.cluster,
@@ -85,51 +91,72 @@ def pack(record: ChainRecord) -> PackedChain:
     )
 
 
-def pack_columns(
-    name: str,
-    sequence: str,
+def pack_rows(
+    names: Sequence[str],
+    sequences: str,
     coords: Float[np.ndarray, "l 4 3"],
-    numbers: Int[np.ndarray, " l"] | None,
-    insertions: Int[np.ndarray, " l"] | None,
+    numbers: Int[np.ndarray, " l"],
+    insertions: UInt8[np.ndarray, " l"],
+    edges: Sequence[int],
     *,
+    numbered: Sequence[bool],
     breaks: tuple[int, ...] = (),
-    cath: tuple[str, ...] = (),
-    split: str = NO_SPLIT,
-    cluster: str | None = None,
-    representative: bool = False,
-) -> PackedChain:
-    """:func:`pack` of a record's fields, with residue numbers and insertion codes (0 for none) as columns.
+) -> Iterator[PackedChain]:
+    """Chains whose residues are given end to end, from one of ``edges`` to the next. Nothing is checked.
 
-    Both are None where residue numbers are unknown. Nothing is checked.
+    Args:
+        names: Of the chains.
+        sequences: Their letters.
+        coords: N, Cα, C, O in Å, float32.
+        numbers: Residue numbers.
+        insertions: Insertion codes, 0 for none.
+        edges: Where each begins, and the last one ends.
+        numbered: Whether the chain's residue numbers are known.
+        breaks: What the source says of chain breaks; of a single chain only.
     """
-    flat = coords.reshape(len(coords), -1)  # a row a residue
-    known = {atom for atom in range(len(BACKBONE_ATOMS)) if _any_known(flat[:, 3 * atom : 3 * atom + 3])}
-    parts = (HAS_COORDS if known else 0) | (0 if numbers is None else HAS_RESIDUE_IDS)
-    parts |= HAS_BACKBONE if known - {CA_ATOM} else 0
-    pieces = [
-        np.ascontiguousarray(coords, dtype="<f4").tobytes() if known else b"",
-        b"" if numbers is None else numbers.astype("<i4").tobytes(),
-        np.array(breaks, dtype="<u4").tobytes(),
-        residue_tokens(sequence).tobytes(),
-        peptide_bonds(coords, breaks).tobytes(),
-        b"" if insertions is None else insertions.astype(np.uint8).tobytes(),
+    known = (coords == coords).any(-1)
+    bonded = peptide_bonds(coords, breaks)
+    bonded[[edge - 1 for edge in edges[1:] if edge]] = False
+    columns = [
+        np.ascontiguousarray(coords, dtype="<f4"),
+        numbers.astype("<i4", copy=False),
+        residue_tokens(sequences),
+        bonded,
+        insertions,
     ]
-    size = chain_layout(len(sequence), len(breaks), parts).end
-    content = b"".join(pieces).ljust(size, b"\0")
-    return PackedChain(
-        name=name,
-        content=content,
-        length=len(sequence),
-        breaks=len(breaks),
-        parts=parts,
-        crc=zlib.crc32(content),
-        cath=cath,
-        split=split,
-        cluster=cluster,
-        representative=representative,
+    xyz, number, token, bond, code = (
+        memoryview(np.ascontiguousarray(column)).cast("B") for column in columns
     )
+    row = xyz.nbytes // max(len(coords), 1)
+    said = np.array(breaks, dtype="<u4").tobytes()
+    for name, start, stop, is_numbered in zip(names, edges, edges[1:], numbered, strict=False):
+        atoms = _known_atoms(known[start:stop])
+        parts = (HAS_COORDS if atoms else 0) | (HAS_RESIDUE_IDS if is_numbered else 0)
+        parts |= HAS_BACKBONE if atoms - {CA_ATOM} else 0
+        pieces = [
+            xyz[row * start : row * stop] if atoms else b"",
+            number[4 * start : 4 * stop] if is_numbered else b"",
+            said,
+            token[start:stop],
+            bond[start:stop],
+            code[start:stop] if is_numbered else b"",
+        ]
+        size = chain_layout(stop - start, len(breaks), parts).end
+        content = b"".join(pieces).ljust(size, b"\0")
+        yield PackedChain(
+            name=name,
+            content=content,
+            length=stop - start,
+            breaks=len(breaks),
+            parts=parts,
+            crc=zlib.crc32(content),
+        )
 
 
-def _any_known(values: Float[np.ndarray, "l 3"]) -> bool:
+def _known_atoms(known: Bool[np.ndarray, "l 4"]) -> set[int]:
+    """Which of the backbone's atoms any residue has."""
     # The first residue nearly always settles it.
-    return bool((values[:1] == values[:1]).any()) or not bool(np.isnan(values).all())
+    there = known[:1].any(0)
+    if np.count_nonzero(there) < len(BACKBONE_ATOMS):
+        there = known.any(0)
+    return set(there.nonzero()[0].tolist())

@@ -170,7 +170,8 @@ class StructureFiles:
             settings.domains,
             known_sha256,
         )
-        return Job(place, f"{_READ}:read_file", arguments, settings.timeout + file.size / 1e6)
+        seconds = settings.timeout + file.size / 1e6
+        return Job(place, f"{_READ}:read_file", arguments, seconds, f"{_READ}:read_files", max(file.size, 0))
 
     def items(self, journal: Journal) -> Iterator[tuple[SourceFile, str, Iterable[Entry]]]:
         """Every file with its sha256 and what is in it, in the order of their paths."""

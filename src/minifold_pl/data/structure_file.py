@@ -18,9 +18,10 @@ Parsing is gemmi's; what comes after it works on whole columns of atoms.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -29,7 +30,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from minifold_pl.constants import CA_ATOM
-from minifold_pl.data.backbone_atoms import NO_NUMBER, Residues, protein_residues
+from minifold_pl.data.backbone_atoms import NO_NUMBER, FlatAtoms, Model, Residues, protein_residues
 from minifold_pl.data.backbone_lines import mmcif_backbone_lines, pdb_backbone_lines
 from minifold_pl.data.records import peptide_bonds, split_residue_id
 from minifold_pl.data.residue_names import AMINO, NUCLEIC, UNKNOWN_LETTER, letter_and_kind, letter_of
@@ -58,9 +59,11 @@ __all__ = [
     "StructureChain",
     "StructureFile",
     "StructureFileError",
+    "StructureReader",
     "parse_structure",
     "read_models",
     "read_structure",
+    "read_together",
 ]
 
 _OLD_COLUMNS: Final = 72
@@ -141,17 +144,49 @@ def read_models(path: str | Path) -> tuple[StructureFile, ...]:
     Raises:
         StructureFileError: see :func:`read_structure`.
     """
-    reader = _Reader(read_content(path), structure_name(path))
-    return tuple(reader.model(number) for number in range(1, reader.models + 1))
+    reader = StructureReader(read_content(path), structure_name(path))
+    return tuple(map(_sound, read_together([(reader, number) for number in range(1, reader.models + 1)])))
 
 
 def parse_structure(content: bytes, name: str, model: int | None = None) -> StructureFile:
     """:func:`read_structure` of a file's bytes, gzipped or not."""
-    return _Reader(content, name).model(1 if model is None else model)
+    reader = StructureReader(content, name)
+    return _sound(read_together([(reader, 1 if model is None else model)])[0])
 
 
-class _Reader:
-    """A parsed file."""
+def read_together(models: Sequence[tuple[StructureReader, int]]) -> list[StructureFile | StructureFileError]:
+    """Models of parsed files, counted from 1, many at once; in place of one that cannot be read, why."""
+    if not models:
+        return []
+    try:
+        found = [reader.atoms(number) for reader, number in models]
+        residues, rows, edges = protein_residues(found)
+        return [
+            reader.file(number, residues, own_rows, own_edges)
+            for (reader, number), own_rows, own_edges in zip(models, rows, edges, strict=True)
+        ]
+    except Exception as error:
+        if len(models) > 1:  # it is one of them
+            return [read_together([model])[0] for model in models]
+        if isinstance(error, StructureFileError):
+            return [error]
+        if isinstance(error, UnicodeDecodeError):
+            return [StructureFileError("is damaged", one_line(error))]
+        raise
+
+
+def _sound(found: StructureFile | StructureFileError) -> StructureFile:
+    if isinstance(found, StructureFileError):
+        raise found
+    return found
+
+
+class StructureReader:
+    """A parsed file.
+
+    Raises:
+        StructureFileError: see :func:`read_structure`.
+    """
 
     def __init__(self, content: bytes, name: str) -> None:
         text = unpacked(content)
@@ -161,25 +196,27 @@ class _Reader:
         self.models = len(self._structure)
         self._labelled = self.format == MMCIF
 
-    def model(self, number: int) -> StructureFile:
-        """Model ``number``, from 1."""
+    @cached_property
+    def _flat(self) -> FlatAtoms:
+        return FlatAtoms(self._structure)
+
+    def atoms(self, number: int) -> Model:
+        """The atoms of model ``number``, from 1."""
         if not 1 <= number <= self.models:
             raise StructureFileError("has no such model", f"{number} of {self.models}")
-        first = sum(self._structure[i].count_atom_sites() for i in range(number - 1))
-        try:
-            model = self._structure[number - 1]
-            edges = list(accumulate((chain.count_atom_sites() for chain in model), initial=first))
-            residues = protein_residues(self._structure, edges)
-            chains: list[StructureChain] = []
-            dropped: list[Dropped] = []
-            for chain, (start, stop) in zip(model, pairwise(edges), strict=True):
-                found = self._chain(chain, start, residues.between(start, stop))
-                if isinstance(found, Dropped):
-                    dropped.append(found)
-                else:
-                    chains.append(found)
-        except UnicodeDecodeError as error:
-            raise StructureFileError("is damaged", one_line(error)) from None
+        return Model(self._structure, self._flat, number - 1)
+
+    def file(self, number: int, residues: Residues, rows: list[int], edges: list[int]) -> StructureFile:
+        """Model ``number``, from 1; its chains begin and end at ``rows`` of ``residues``, their atoms at ``edges``."""
+        chains: list[StructureChain] = []
+        dropped: list[Dropped] = []
+        places = zip(self._structure[number - 1], pairwise(rows), edges[:-1], strict=True)
+        for chain, (start, stop), first in places:
+            found = self._chain(chain, first, residues.between(start, stop))
+            if isinstance(found, Dropped):
+                dropped.append(found)
+            else:
+                chains.append(found)
         return StructureFile(
             name=self.name,
             format=self.format,
@@ -193,7 +230,8 @@ class _Reader:
         if not len(residues):
             return Dropped(chain.name, _why_dropped(chain))
         notes: list[tuple[str, str]] = []
-        if impossible := int(residues.impossible.sum()):
+        if np.count_nonzero(residues.impossible):
+            impossible = int(residues.impossible.sum())
             notes.append(("impossible coordinates left out", f"{impossible} atoms"))
         if unknown := residues.letters.count(UNKNOWN_LETTER):
             notes.append(("residues without a known parent read as X", f"{unknown} of {len(residues)}"))
