@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,22 +16,12 @@ from minifold_pl.constants import CATH_CLASSES, NO_LABEL
 from minifold_pl.data.collate import collate
 from minifold_pl.data.dataset import ChainDataset
 from minifold_pl.metrics.contact import architecture_hit, class_hit
-from minifold_pl.metrics.contacts import ALL, LONG, MEDIUM, contact_precision, contact_recall
+from minifold_pl.metrics.contacts import CONTACT_SCORES
 from minifold_pl.metrics.separation import SeparationBaseline
 from minifold_pl.types import ProteinBatch
 
 SEPARATION = "separation only"
 MAJORITY = "majority class"
-
-_CONTACT_SCORES: dict[str, Callable[..., Tensor]] = {
-    **{
-        f"precision_{name}_{label}": partial(contact_precision, separation=separation, top=top)
-        for name, separation in (("long", LONG), ("medium", MEDIUM))
-        for label, top in (("L", 1), ("L2", 2), ("L5", 5))
-    },
-    "contact_recall": partial(contact_recall, separation=ALL),
-    "contact_recall_long": partial(contact_recall, separation=LONG),
-}
 
 
 class _Labels(NamedTuple):
@@ -90,7 +79,7 @@ def _label_scores(output: _Labels, batch: ProteinBatch) -> dict[str, Tensor]:
 
 
 def _contact_scores(logits: Tensor, batch: ProteinBatch) -> dict[str, Tensor]:
-    return {name: score(logits, batch.ca, batch.ca_mask) for name, score in _CONTACT_SCORES.items()}
+    return {name: score(logits, batch.ca, batch.ca_mask) for name, score in CONTACT_SCORES.items()}
 
 
 def _extend(row: dict[str, list[float]], scores: dict[str, Tensor]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -85,6 +87,39 @@ def contact_recall(
     return found.sum((-1, -2)) / contact.sum((-1, -2))
 
 
+def contact_map_precision(
+    logits: Float[Tensor, "b l l"],
+    ca: Float[Tensor, "b l 3"],
+    mask: Bool[Tensor, "b l"],
+    *,
+    separation: SeparationRange = ALL,
+    threshold: float = 0.5,
+) -> Float[Tensor, " b"]:
+    """Share of the pairs predicted with a probability above ``threshold`` that are contacts; NaN without any.
+
+    The other side of :func:`contact_recall`; over all pairs it, too, is mostly about neighbours along the chain.
+
+    Raises:
+        ValueError: ``ca`` has a NaN or inf at a valid residue.
+    """
+    require_finite_truth(ca, mask)
+    predicted = (logits.sigmoid() > threshold) & _pairs(mask, separation)
+    return (predicted & contact_map(ca)).sum((-1, -2)) / predicted.sum((-1, -2))
+
+
 def _pairs(mask: Bool[Tensor, "b l"], separation: SeparationRange) -> Bool[Tensor, "b l l"]:
     pairs = (mask[:, :, None] & mask[:, None, :]).triu(max(separation.first, 1))
     return pairs if separation.last is None else pairs.tril(separation.last)
+
+
+CONTACT_SCORES: Final[dict[str, Callable[..., Tensor]]] = {
+    **{
+        f"precision_{name}_{label}": partial(contact_precision, separation=separation, top=top)
+        for name, separation in (("long", LONG), ("medium", MEDIUM))
+        for label, top in (("L", 1), ("L2", 2), ("L5", 5))
+    },
+    "contact_recall": partial(contact_recall, separation=ALL),
+    "contact_recall_long": partial(contact_recall, separation=LONG),
+    "contact_precision": partial(contact_map_precision, separation=ALL),
+}
+"""Name → score of a map of logits: what ``evaluate`` writes, and what stands in figures."""

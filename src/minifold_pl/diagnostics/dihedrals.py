@@ -1,0 +1,102 @@
+"""Dihedrals of the truth, of samples and of one-step estimates of the same chains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from minifold_pl.data.dataset import ChainDataset
+from minifold_pl.diagnostics.chains import batches
+from minifold_pl.geometry.backbone import torsions
+from minifold_pl.geometry.measures import bond_mask, pseudo_dihedrals, quartet_mask
+from minifold_pl.modules.diffusion import DiffusionModule
+from minifold_pl.modules.one_step import one_step
+from minifold_pl.modules.sampling import SamplerConfig
+
+TRUTH: Final = "truth"
+SAMPLES: Final = "samples"
+ONE_STEP: Final = "one step"
+_TRUTH_AT_ONCE: Final = 32
+
+Pairs = Float[np.ndarray, "n 2"]
+"""Two dihedrals, degrees."""
+
+
+def true_pseudo_pairs(chains: ChainDataset) -> Pairs:
+    """Consecutive Cα dihedrals of every chain as it was observed."""
+    found = [
+        pseudo_pairs(batch.ca, batch.ca_mask, batch.bonded)
+        for batch in batches(chains, _TRUTH_AT_ONCE, torch.device("cpu"))
+    ]
+    return np.concatenate(found)
+
+
+def true_phi_psi_pairs(chains: ChainDataset) -> Pairs:
+    """φ and ψ of every residue whose neighbours are joined to it and observed."""
+    found = [
+        phi_psi_pairs(batch.coords, batch.atom_mask, batch.bonded)
+        for batch in batches(chains, _TRUTH_AT_ONCE, torch.device("cpu"))
+    ]
+    return np.concatenate(found)
+
+
+def predicted_pseudo_pairs(
+    module: DiffusionModule,
+    chains: ChainDataset,
+    sampler: SamplerConfig,
+    *,
+    t: int,
+    seed: int,
+    batch_size: int,
+    advance: Callable[[int], None] = lambda count: None,
+) -> dict[str, Pairs]:
+    """Consecutive Cα dihedrals of a sample of every chain, and of the structure guessed in one step from ``t``.
+
+    At the places at which the truth was observed. Samples are those of ``evaluate`` for the same seed; what is not
+    finite is left out.
+
+    Raises:
+        ValueError: ``t`` is out of range.
+    """
+    found: dict[str, list[Pairs]] = {SAMPLES: [], ONE_STEP: []}
+    for batch in batches(chains, batch_size, module.device):
+        mask, bonded = batch.ca_mask.cpu(), batch.bonded.cpu()
+        with torch.inference_mode():
+            keys = [f"{name}/0" for name in batch.names]
+            drawn = module.sample(batch, sampler, seed=seed, keys=keys).x0.float().cpu()
+            guessed = one_step(module, batch, (t,), seed=seed).x0[0].float().cpu()
+        found[SAMPLES].append(pseudo_pairs(drawn, mask, bonded))
+        found[ONE_STEP].append(pseudo_pairs(guessed, mask, bonded))
+        advance(len(batch))
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def pseudo_pairs(ca: Float[Tensor, "b l 3"], mask: Bool[Tensor, "b l"], bonded: Bool[Tensor, "b l"]) -> Pairs:
+    """Cα dihedrals of (i … i + 3) and (i + 1 … i + 4), where all five residues are there and joined; Å."""
+    if ca.shape[1] < 5:
+        return np.zeros((0, 2))
+    angles = torch.rad2deg(pseudo_dihedrals(ca.double()))
+    whole = quartet_mask(mask, bonded)
+    pairs = torch.stack((angles[:, :-1], angles[:, 1:]), -1)
+    return _finite(pairs[whole[:, :-1] & whole[:, 1:]])
+
+
+def phi_psi_pairs(
+    coords: Float[Tensor, "b l 4 3"], atom_mask: Bool[Tensor, "b l 4"], bonded: Bool[Tensor, "b l"]
+) -> Pairs:
+    """φ and ψ of residue i, where C of i − 1, N, Cα and C of i, and N of i + 1 are there and joined; Å."""
+    if coords.shape[1] < 3:
+        return np.zeros((0, 2))
+    phi, psi, _ = torsions(coords.double())
+    joined = bond_mask(atom_mask[..., :3].all(-1), bonded)
+    pairs = torch.rad2deg(torch.stack((phi[:, 1:-1], psi[:, 1:-1]), -1))
+    return _finite(pairs[joined[:, :-1] & joined[:, 1:]])
+
+
+def _finite(pairs: Tensor) -> Pairs:
+    return pairs[pairs.isfinite().all(-1)].numpy()
