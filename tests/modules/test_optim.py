@@ -9,6 +9,7 @@ from torch import nn
 from minifold_pl.modules.optim import (
     REST,
     Constant,
+    CosineRestarts,
     OptimizerConfig,
     ThreePhase,
     WarmupCosine,
@@ -62,6 +63,25 @@ def test_three_phases_warm_up_hold_and_decay_to_the_same_floor_in_every_group() 
     assert rows[83][REST] == pytest.approx(1e-6 + (2e-5 - 1e-6) * 0.5, rel=1e-6)
     assert all(rate == pytest.approx(1e-6) for rate in rows[121].values())
     assert rows[47][REST] < rows[46][REST]
+
+
+@pytest.mark.parametrize(("factor", "eta_min"), [(1, 0.0), (2, 1e-6)])
+def test_cosine_restarts_are_those_of_torch(factor: int, eta_min: float) -> None:
+    schedule = CosineRestarts(period_epochs=15, period_factor=factor, eta_min=eta_min)
+    rows = _rates(OptimizerConfig(lr=1e-4), schedule, steps_per_epoch=7, counts=62)
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1e-4)
+    reference = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 15, factor, eta_min)
+    for row in rows:
+        assert row[REST] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        reference.step()
+    assert rows[15][REST] == 1e-4 > 40 * rows[14][REST]
+
+
+def test_impossible_restarts_are_refused() -> None:
+    for wrong in ({"period_epochs": 0}, {"period_factor": 0}, {"eta_min": -1.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            CosineRestarts(**wrong)
 
 
 def test_a_constant_schedule_is_constant() -> None:

@@ -13,6 +13,9 @@ from torch.optim import Optimizer
 from minifold_pl.modules.epoch_means import EpochMeans
 from minifold_pl.modules.optim import REST, parameter_groups
 
+WHOLE = "all"
+"""Name under which the norm of the whole gradient is logged."""
+
 
 class ModuleClipping(pl.Callback):
     """Clip the gradient of each module to its own norm, so that a large module cannot starve a small one.
@@ -29,17 +32,34 @@ class ModuleClipping(pl.Callback):
           max_norm: {denoiser: 1.0, pair_stack: 0.5, aux: 0.5}
           rest: 1.0
 
+    Clipping of the whole gradient, as v12 had it, with the modules' norms still to be seen (``grad/all`` is the whole):
+
+    .. code-block:: yaml
+
+        clipping:
+          max_norm: {denoiser: null, pair_stack: null, aux: null}
+          rest: null
+          whole: 1.0
+
     Args:
-        max_norm: Largest L2 norm of the gradient for all parameters under a name prefix.
+        max_norm: Largest L2 norm of the gradient for all parameters under a name prefix; null only measures it.
         rest: Largest norm for all other parameters together; null leaves them as they are.
+        whole: Largest norm of the gradient of all parameters, after the others; null leaves it as it is.
     """
 
-    def __init__(self, max_norm: dict[str, float] | None = None, rest: float | None = None) -> None:
+    def __init__(
+        self,
+        max_norm: dict[str, float | None] | None = None,
+        rest: float | None = None,
+        whole: float | None = None,
+    ) -> None:
         max_norm = max_norm or {}
-        bad = {k: v for k, v in {**max_norm, REST: rest}.items() if v is not None and v <= 0}
+        limits = {**max_norm, REST: rest, WHOLE: whole}
+        bad = {k: v for k, v in limits.items() if v is not None and v <= 0}
         if bad:
             raise ValueError(f"largest gradient norms must be above 0, got {bad}")
         self.limits: dict[str, float | None] = {**max_norm, REST: rest}
+        self.whole = whole
         self._groups: dict[str, list[Parameter]] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -62,6 +82,10 @@ class ModuleClipping(pl.Callback):
             limit = self.limits[name]
             if limit is not None:
                 values[f"grad_clipped/{name}"] = (norm > limit).float()
+        everything = [p.grad for group in self._groups.values() for p in group if p.grad is not None]
+        if self.whole is not None and everything:
+            norm = clip_(everything, self.whole)
+            values |= {f"grad/{WHOLE}": norm, f"grad_clipped/{WHOLE}": (norm > self.whole).float()}
         means = getattr(pl_module, "epoch_means", None)
         if isinstance(means, EpochMeans):
             means.add(values)
