@@ -125,18 +125,12 @@ def protein_residues(models: Sequence[Model]) -> tuple[Residues, list[list[int]]
     of_atom = first.cumsum() - 1
     order, holder = found.preferred(starts, of_atom)
     impossible = np.zeros(len(starts), dtype=np.int64)
-    largest = np.abs(found.position).max(initial=0.0)
-    if not largest <= MAX_COORDINATE:  # NaN, too
+    lowest, highest = found.position.min(initial=0.0), found.position.max(initial=0.0)
+    if not (lowest >= -MAX_COORDINATE and highest <= MAX_COORDINATE):  # NaN, too
         far = ~(np.abs(found.position) <= MAX_COORDINATE).all(1)
         np.add.at(impossible, of_atom[far], 1)
         found.position[far] = np.nan
-    places = of_atom * len(BACKBONE_ATOMS) + found.slot
-    places_in_order, position = places[::-1], found.position[::-1]  # of two like atoms the first counts
-    if len(order):
-        places_in_order = np.concatenate([places_in_order, places[order]])
-        position = np.concatenate([position, found.position[order]])
-    coords = np.full((len(starts), len(BACKBONE_ATOMS), 3), np.nan, dtype=np.float32)
-    coords.reshape(-1, 3)[places_in_order] = position  # the last of several atoms in one place stays
+    coords = _in_places(found, of_atom, len(starts), order)
 
     names = found.residue[holder]
     index = found.index[holder]
@@ -161,6 +155,24 @@ def protein_residues(models: Sequence[Model]) -> tuple[Residues, list[list[int]]
     residues = Residues(letters, *columns)
     rows = iter(residues.index.searchsorted([edge for own in edges for edge in own]).tolist())
     return residues, [list(islice(rows, len(own))) for own in edges], edges
+
+
+def _in_places(
+    found: _BackboneAtoms, of_atom: Int[np.ndarray, " a"], residues: int, order: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, "l 4 3"]:
+    """Positions by residue and atom, NaN where there is none; the atoms ``order`` come last."""
+    places = of_atom * len(BACKBONE_ATOMS) + found.slot
+    if len(places) == residues * len(BACKBONE_ATOMS) and not np.count_nonzero(np.diff(places) != 1):
+        return found.position.astype(np.float32).reshape(residues, len(BACKBONE_ATOMS), 3)
+    coords = np.full((residues, len(BACKBONE_ATOMS), 3), np.nan, dtype=np.float32)
+    position = found.position
+    if len(order) or (np.diff(places) <= 0).any():  # perhaps several atoms in one place: the last one stays
+        places, position = (
+            np.concatenate([places[::-1], places[order]]),
+            np.concatenate([position[::-1], position[order]]),
+        )
+    coords.reshape(-1, 3)[places] = position
+    return coords
 
 
 def _with_given_parents(
@@ -226,10 +238,13 @@ class _BackboneAtoms:
         names = self._column("atom_names").view("<u8")
         n, ca, c, o = (names == code for code in _ATOM_NAMES)
         entity = self._column("entity_type")
-        chosen = ((n | ca | c | o) & ((entity == _POLYMER) | (entity == _UNSAID))).nonzero()[0]
+        wanted = (n | ca | c | o) & ((entity == _POLYMER) | (entity == _UNSAID))
+        index = wanted.nonzero()[0]
+        # Where lines were left out beforehand nearly all atoms are wanted, and nothing need be gathered.
+        chosen = slice(None) if len(index) == len(wanted) else index
         slot = ca.view(np.int8) + 2 * c.view(np.int8) + 3 * o.view(np.int8)
         self.slot: Int[np.ndarray, " a"] = slot[chosen]
-        self.index: Int[np.ndarray, " a"] = chosen
+        self.index: Int[np.ndarray, " a"] = index
         """Place among the atoms of all models."""
         self.position: Float[np.ndarray, "a 3"] = self._column("pos")[chosen]
         self.number: Int[np.ndarray, " a"] = self._column("resnums")[chosen]

@@ -117,16 +117,9 @@ def pack_rows(
     known = (coords == coords).any(-1)
     bonded = peptide_bonds(coords, breaks)
     bonded[[edge - 1 for edge in edges[1:] if edge]] = False
-    columns = [
-        np.ascontiguousarray(coords, dtype="<f4"),
-        numbers.astype("<i4", copy=False),
-        residue_tokens(sequences),
-        bonded,
-        insertions,
-    ]
-    xyz, number, token, bond, code = (
-        memoryview(np.ascontiguousarray(column)).cast("B") for column in columns
-    )
+    xyz = _bytes(coords.astype("<f4", copy=False))
+    number = _bytes(numbers.astype("<i4", copy=False))
+    token, bond, code = _bytes(residue_tokens(sequences)), _bytes(bonded), _bytes(insertions)
     row = xyz.nbytes // max(len(coords), 1)
     said = np.array(breaks, dtype="<u4").tobytes()
     for name, start, stop, is_numbered in zip(names, edges, edges[1:], numbered, strict=False):
@@ -153,10 +146,14 @@ def pack_rows(
         )
 
 
+def _bytes(column: np.ndarray) -> memoryview:
+    return memoryview(np.ascontiguousarray(column).view(np.uint8).reshape(-1))
+
+
 def _known_atoms(known: Bool[np.ndarray, "l 4"]) -> set[int]:
     """Which of the backbone's atoms any residue has."""
     # The first residue nearly always settles it.
     there = known[:1].any(0)
     if np.count_nonzero(there) < len(BACKBONE_ATOMS):
         there = known.any(0)
-    return set(there.nonzero()[0].tolist())
+    return set(np.flatnonzero(there).tolist())

@@ -15,6 +15,8 @@ Format = Literal["pdb", "mmcif"]
 MAX_BYTES: Final = 2 << 30
 """Largest file that is read, unpacked: several times the largest entry of the PDB archive."""
 
+_AT_ONCE: Final = 1 << 30
+"""Bytes; a single read gives no more than twice that."""
 _GZIP: Final = b"\x1f\x8b"
 _COMPRESSIONS: Final = {
     b"\xfd7zXZ\0": "xz",
@@ -63,7 +65,7 @@ def read_content(path: str | Path) -> bytes:
                 raise StructureFileError("is no regular file")
             if status.st_size > MAX_BYTES:
                 raise StructureFileError(f"is larger than {MAX_BYTES >> 30} GiB")
-            return file.readall()
+            return os.read(descriptor, status.st_size) if status.st_size < _AT_ONCE else file.readall()
     except FileNotFoundError:
         raise StructureFileError("does not exist") from None
     except OSError as error:
