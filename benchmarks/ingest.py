@@ -108,7 +108,7 @@ def _gemmi_reads(path: Path) -> bool:
 
 
 def parse(paths: list[str]) -> None:
-    """gemmi's own parsing."""
+    """What gemmi does by itself."""
     for path in paths:
         gemmi.read_structure(path)
 

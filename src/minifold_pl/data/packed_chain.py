@@ -147,7 +147,7 @@ def pack_rows(
 
 
 def _bytes(column: np.ndarray) -> memoryview:
-    return memoryview(np.ascontiguousarray(column).view(np.uint8).reshape(-1))
+    return memoryview(column.tobytes())
 
 
 def _known_atoms(known: Bool[np.ndarray, "l 4"]) -> set[int]:
