@@ -410,6 +410,10 @@ gemmi.read_pdb_string = read_pdb_string
         "11.pdb": "took too long: more than 1 s",
         "19.pdb": "the process that read it died: signal SIGSEGV",
     }
+    (tmp_path / "site" / "sitecustomize.py").unlink()
+    seen = Seen()
+    report = prepare(tmp_path / "in", tmp_path / "store", TWO, progress=seen)
+    assert (report.kept, report.files_refused, seen.total) == (20, {}, 3)
 
 
 def test_pipes_dead_links_and_loops_are_told_or_passed(write, tmp_path):

@@ -134,6 +134,8 @@ def _is_made(out: Path, work: Work, provenance: dict[str, Any], settings: Prepar
     ChainStore.open(out)  # refuses a damaged one
     lines = (out / SOURCES_FILE).read_text("utf-8").splitlines()
     accounts = [SourceAccount.from_line(line) for line in lines]
+    if work.adds and not all(account.sha256 for account in accounts):
+        return False  # what could not be read is tried again
     made_of = [SourceFile(account.path, account.size, account.mtime_ns) for account in accounts]
     return made_of == list(work.files)
 

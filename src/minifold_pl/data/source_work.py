@@ -155,7 +155,9 @@ class StructureFiles:
 
     def _unchanged(self, file: SourceFile) -> bool:
         known = self._known.get(file.path)
-        return known is not None and (known[0].size, known[0].mtime_ns) == (file.size, file.mtime_ns)
+        if known is None or not known[0].sha256:  # what could not be read, or took too long, is tried again
+            return False
+        return (known[0].size, known[0].mtime_ns) == (file.size, file.mtime_ns)
 
     def _job(self, place: int, file: SourceFile, known_sha256: str | None = None) -> Job:
         settings = self._settings
