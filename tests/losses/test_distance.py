@@ -6,7 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from minifold_pl.losses.distance import distance_edges, distance_mse, ordinal_distance_loss
+from minifold_pl.losses.distance import (
+    distance_edges,
+    distance_mse,
+    distogram_per_chain,
+    ordinal_distance_loss,
+)
 
 
 def test_distance_mse_agrees_with_the_formula_written_out(case: Any) -> None:
@@ -59,3 +64,33 @@ def test_ignorant_ordinal_logits_cost_log_2(case: Any) -> None:
 def test_a_head_with_the_wrong_number_of_outputs_is_refused(case: Any) -> None:
     with pytest.raises(ValueError, match="32 channels and there are 31 edges"):
         ordinal_distance_loss(torch.zeros(2, 14, 14, 32), case.target.x0, case.target.mask, distance_edges())
+
+
+def test_a_distogram_that_knows_the_bin_costs_nothing_and_an_ignorant_one_the_log_of_the_bins(
+    case: Any,
+) -> None:
+    ca, mask, edges = case.target.x0 * 10, case.target.mask, distance_edges(96)
+    d = (ca.unsqueeze(2) - ca.unsqueeze(1)).norm(dim=-1)
+    low = torch.cat((torch.tensor([-1.0]), edges))
+    high = torch.cat((edges, torch.tensor([torch.inf])))
+    right = torch.where((d[..., None] > low) & (d[..., None] <= high), 60.0, 0.0)
+    assert (right > 0).sum(-1).eq(1).all()
+    assert distogram_per_chain(right, ca, mask, edges).mean() < 1e-12
+    ignorant = distogram_per_chain(torch.zeros_like(right), ca, mask, edges)
+    assert torch.allclose(ignorant.value, torch.full((2,), math.log(96), dtype=ignorant.value.dtype))
+
+
+def test_a_distogram_ignores_masked_residues(case: Any) -> None:
+    ca, mask, edges = case.target.x0 * 10, case.target.mask, distance_edges(8)
+    logits = torch.randn(*mask.shape, mask.shape[1], 8, dtype=torch.float64)
+    before = distogram_per_chain(logits, ca, mask, edges).value
+    ca, logits = ca.clone(), logits.clone()
+    ca[1, 4], logits[1, 4], logits[1, :, 4] = torch.nan, 1e3, -1e3
+    assert torch.allclose(distogram_per_chain(logits, ca, mask, edges).value, before)
+
+
+def test_logits_of_a_distogram_that_are_not_one_a_bin_are_refused(case: Any) -> None:
+    with pytest.raises(ValueError, match=r"31 channels and there are 31 edges.*as many outputs"):
+        distogram_per_chain(
+            torch.zeros(2, 14, 14, 31), case.target.x0 * 10, case.target.mask, distance_edges()
+        )

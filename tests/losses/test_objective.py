@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +195,52 @@ def test_every_prediction_is_reached_by_a_gradient_and_no_term_by_anothers(case:
             if leaf.grad is not None and leaf.grad.any()
         }
         assert reached == reaches.get(name, {"x0"}), name
+
+
+def test_in_units_of_their_own_size_chains_are_judged_as_shapes(case: Any) -> None:
+    """Å and the auxiliary terms stay as they are; a bond of 3.8 Å is 3.8/Rg, and FAPE counts radii of gyration."""
+    prediction, target = case.to(torch.float64)
+    unit = torch.tensor([10.0, 25.0], dtype=torch.float64)
+    scale = (10 / unit)[:, None, None]
+    own = prediction._replace(x0=prediction.x0 * scale), target._replace(x0=target.x0 * scale, unit=unit)
+    fixed = DiffusionObjective(clash_threshold=8.0).per_example(prediction, target)
+    found = DiffusionObjective(clash_threshold=8.0).per_example(*own)
+    lengths = {"fape": 1, "dist": 2, "bond": 2, "clash": 2}
+    for name, value in fixed.items():
+        factor = (10 / unit) ** lengths.get(name, 0)
+        assert torch.allclose(found[name], value * factor, rtol=1e-3, atol=1e-7), name
+    assert fixed["bond"].min() > 1e-3 and fixed["clash"].min() > 1e-3
+
+
+def test_clamps_are_in_angstrom_in_every_unit(case: Any) -> None:
+    prediction, target = case
+    unit = torch.tensor([25.0, 25.0], dtype=prediction.x0.dtype)
+    own = prediction._replace(x0=prediction.x0 * 0.4), target._replace(x0=target.x0 * 0.4, unit=unit)
+    clamped = DiffusionObjective(fape_clamp=2.0)
+    assert torch.allclose(clamped(*own)["fape"], 0.4 * clamped(*case)["fape"], rtol=1e-3)
+
+
+def test_a_clash_threshold_in_model_units_is_the_mistake_of_v9(case: Any) -> None:
+    """3.0 model units are 30 Å at the fixed scale, and three radii of gyration at the other."""
+    prediction, target = case.truth
+    wrong = DiffusionObjective(clash_unit="model")
+    assert torch.allclose(
+        wrong(prediction, target)["clash"],
+        DiffusionObjective(clash_threshold=30.0)(prediction, target)["clash"],
+    )
+    own = target._replace(unit=torch.tensor([12.0, 12.0], dtype=target.x0.dtype))
+    assert torch.allclose(wrong(prediction, own)["clash"], wrong(prediction, target)["clash"])
+    assert wrong(prediction, target)["clash"] > 100 * DiffusionObjective()(prediction, target)["clash"]
+
+
+def test_any_weight_may_be_a_ramp() -> None:
+    ramp = LinearRamp(start=0.0, end=1.0, epochs=20)
+
+    @dataclass(frozen=True, kw_only=True)
+    class More(LossWeights):
+        later: LinearRamp = ramp
+
+    weights = More(bond=LinearRamp(start=5.0, end=5.0))
+    assert [weights_at(weights, e)["later"] for e in (1, 10, 30)] == [0.05, 0.5, 1.0]
+    assert weights_at(weights, 1)["bond"] == 5.0
+    assert final_weights(weights)["later"] == 1.0

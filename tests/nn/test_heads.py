@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from minifold_pl.nn.heads import AuxDistanceStack, RgHead
+from minifold_pl.nn.heads import AuxDistanceStack, DetachedDistogram, RgHead
 
 SMALL = {"d_single_in": 16, "d_pair_in": 8, "d": 12, "blocks": 2, "heads": 2, "d_head": 4, "outer_hidden": 4}
 
@@ -56,3 +56,24 @@ def test_the_radius_of_gyration_depends_on_features_and_length_not_on_padding(re
     short = head(pooled, make_mask((10, 20)))
     assert torch.equal(short, head(pooled, make_mask((10, 20), to=32)))
     assert not torch.allclose(short, head(pooled + 1, make_mask((10, 20))))
+
+
+def test_a_detached_distogram_reads_the_main_pair_stack_and_teaches_it_nothing(
+    small_stack, reawaken, make_features, make_mask
+):
+    main, head, mask = reawaken(small_stack()), reawaken(DetachedDistogram(12, 96, 8)), make_mask()
+    features = make_features(mask)
+    pair = main(features, mask, index_of(mask))
+    logits = head(features, mask, index_of(mask), pair)
+    assert logits.shape == (3, 14, 14, 96)
+    assert torch.allclose(logits, logits.transpose(1, 2), atol=1e-5)
+    assert not torch.allclose(logits, head(features, mask, index_of(mask), pair + torch.randn_like(pair)))
+    logits.square().sum().backward()
+    assert all(p.grad is None for p in main.parameters())
+    assert [n for n, p in head.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_a_detached_distogram_without_anything_to_read_is_refused(make_features, make_mask):
+    mask = make_mask()
+    with pytest.raises(ValueError, match="give `pair`"):
+        DetachedDistogram(12)(make_features(mask), mask, index_of(mask))

@@ -18,7 +18,10 @@ _BOND_CORRELATION = math.cos(math.radians(180 - 106))
 
 @full_precision
 def wiener_smoother(
-    noised: Float[Tensor, "b l 3"], alpha_bar: Float[Tensor, " b"], mask: Bool[Tensor, "b l"]
+    noised: Float[Tensor, "b l 3"],
+    alpha_bar: Float[Tensor, " b"],
+    mask: Bool[Tensor, "b l"],
+    unit: Float[Tensor, " b"] | None = None,
 ) -> Float[Tensor, "b l 3"]:
     r"""E[x0 | x_t] of a Gaussian chain: all that can be said from the noised chain and its being a chain.
 
@@ -36,6 +39,7 @@ def wiener_smoother(
         noised: x_t = √ᾱ x0 + √(1 − ᾱ) ε, in Å, centred.
         alpha_bar: ᾱ of each chain, in (0, 1).
         mask: Residues of the sequence; others are 0 in the result.
+        unit: u of each chain in Å, where it is not 10.
 
     Returns:
         x̂0 in Å, of the dtype of ``noised``.
@@ -45,7 +49,8 @@ def wiener_smoother(
     covariance = _chain_covariance(mask)
     identity = torch.eye(mask.shape[1], dtype=x.dtype, device=x.device)
     # Masked rows of the covariance are 0: there the system is the identity times the noise, and x is 0.
-    system = alpha * covariance + (1 - alpha) * MODEL_UNIT**2 * identity
+    variance = MODEL_UNIT**2 if unit is None else unit.to(x)[:, None, None] ** 2
+    system = alpha * covariance + (1 - alpha) * variance * identity
     guess = alpha.sqrt() * covariance @ torch.linalg.solve(system, x)
     return guess.to(noised.dtype)
 

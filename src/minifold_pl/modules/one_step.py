@@ -24,9 +24,11 @@ MOSTLY_NOISE: Final = 0.7
 """From this share of the timesteps on x_t says so little that a good guess must come from the sequence."""
 
 Estimate = Callable[
-    [Float[Tensor, "b l 3"], Float[Tensor, " b"], Bool[Tensor, "b l"]], Float[Tensor, "b l 3"]
+    [Float[Tensor, "b l 3"], Float[Tensor, " b"], Bool[Tensor, "b l"], Float[Tensor, " b"] | None],
+    Float[Tensor, "b l 3"],
 ]
-"""x̂0 (Å) from x_t (Å), ᾱ and the mask of residues: what a guess that knows no sequence makes of the noise."""
+"""x̂0 (Å) from x_t (Å), ᾱ, the mask of residues and the chains' units (Å; None: 10): what a guess that knows no
+sequence makes of the noise."""
 
 
 class OneStep(NamedTuple):
@@ -37,6 +39,8 @@ class OneStep(NamedTuple):
     """Å, centred."""
     noised: Float[Tensor, "k b l 3"]
     """x_t = √ᾱ x0 + √(1 − ᾱ) ε, Å."""
+    unit: Float[Tensor, " b"] | None
+    """Å in a model unit of each chain, in which ε has variance 1; None: 10."""
     terms: dict[str, PerChain]
     """Every loss term, (k b)."""
     structural: tuple[str, ...]
@@ -110,7 +114,9 @@ def one_step(
         mask = batch.residue_mask.repeat(len(part), 1)
         if estimate is not None:
             alpha_bar = module.noise_schedule.alpha_bar(draws.t, torch.float64)
-            guess = center(to_model_units(estimate(to_angstrom(noised, unit), alpha_bar, mask), unit), mask)
+            guess = center(
+                to_model_units(estimate(to_angstrom(noised, unit), alpha_bar, mask, unit), unit), mask
+            )
             rotation = ca_frames(guess, target.mask, target.bonded).rotation
             prediction = prediction._replace(x0=guess, rotation=rotation)
         terms = module.objective.per_chain(prediction, target)
@@ -123,6 +129,7 @@ def one_step(
         times,
         torch.cat([x0 for x0, _, _ in found]).unflatten(0, shape),
         torch.cat([noised for _, noised, _ in found]).unflatten(0, shape),
+        truth.unit,
         {
             name: PerChain(
                 *(torch.cat([terms[name][i] for *_, terms in found]).view(shape) for i in range(2))
