@@ -114,8 +114,11 @@ def _lead(config: Mapping[str, Any], history: History | None, stage: str | None)
     if history is None or not history.epoch:
         return f"{words}."
     begun = f"{words}, trained for {history.epoch} epochs ({history.step:,} steps)"
-    state = {"done": "The run is done", "halted": "The run has halted", "running": "The run goes on"}.get(
-        history.state
-    )
+    state = {
+        "done": "The run is done",
+        "halted": "The run has halted",
+        "stopped": "The run was stopped",
+        "running": "The run goes on",
+    }.get(history.state)
     reason = f": {history.reason}" if state and history.reason not in ("", "finished") else ""
     return f"{begun}. {state}{reason}." if state else f"{begun}."

@@ -171,10 +171,16 @@ def _seconds(began: str, ended: str) -> float | None:
 def _note(event: Mapping[str, Any]) -> dict[str, str]:
     known = ("time", "event", "attempt", "epoch", "step")
     details = ", ".join(
-        f"{name}: {value}" for name, value in event.items() if name not in known and value not in (None, "")
+        f"{name}: {_words(value)}"
+        for name, value in event.items()
+        if name not in known and value not in (None, "")
     )
     at = {name: str(event[name]) for name in known if event.get(name) is not None}
     return {**at, "details": details if len(details) <= 400 else details[:400] + " …"}
+
+
+def _words(value: Any) -> str:
+    return ", ".join(str(one) for one in value) if isinstance(value, list) else str(value)
 
 
 def _epochs(folder: RunFolder) -> tuple[tuple[Epoch, ...], tuple[str, ...]]:
