@@ -15,6 +15,7 @@ import torch
 from minifold_pl.cli import evaluate_structures
 from minifold_pl.cli.generation import sequence_batch
 from minifold_pl.cli.main import main
+from minifold_pl.modules.structures import SampledChain
 
 
 def _table(path: Path) -> list[dict[str, str]]:
@@ -87,9 +88,10 @@ def test_a_diffusion_checkpoint_is_scored_beside_every_baseline(
 def test_the_truth_drawn_scores_as_the_truth_and_its_mirror_as_the_mirror(
     untrained: dict[str, Path], helix_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def answer(_: Any, batch: Any, *__: Any, keys: Any, **___: Any) -> list[torch.Tensor]:
+    def answer(_: Any, batch: Any, *__: Any, keys: Any, **___: Any) -> list[SampledChain]:
         side = [-1.0 if key.endswith("/1") else 1.0 for key in keys]
-        return [s * ca[:n] for s, ca, n in zip(side, batch.ca, batch.lengths.tolist(), strict=True)]
+        chains = zip(side, batch.ca, batch.lengths.tolist(), strict=True)
+        return [SampledChain(s * ca[:n, None], None) for s, ca, n in chains]
 
     monkeypatch.setattr(evaluate_structures, "draw", answer)
     rows = _evaluate(untrained, helix_store, tmp_path / "one", "diffusion")["rows"]

@@ -15,6 +15,7 @@ import torch
 from minifold_pl.checkpoint.io import save
 from minifold_pl.cli import sample
 from minifold_pl.cli.main import main
+from minifold_pl.modules.structures import SampledChain
 
 SEQUENCE = "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ"
 
@@ -86,7 +87,9 @@ def test_the_sample_that_agrees_most_is_called_best(
         f"{SEQUENCE}/2": chain,
         f"{SEQUENCE}/3": chain + 0.4 * torch.randn(length, 3),
     }
-    monkeypatch.setattr(sample, "draw", lambda *_, keys, **__: [drawn[key] for key in keys])
+    monkeypatch.setattr(
+        sample, "draw", lambda *_, keys, **__: [SampledChain(drawn[key][:, None], None) for key in keys]
+    )
     arguments = ["--ckpt", str(untrained["diffusion"]), "--sequence", SEQUENCE, "--out", str(tmp_path)]
     assert main(["sample", *arguments, "--num-samples", "4", "--batch-size", "3"]) == 0
     (told,) = _manifest(tmp_path)["chains"]
@@ -197,8 +200,9 @@ def test_a_chain_that_diverges_is_told_and_the_others_are_written(
     (tmp_path / "in.fasta").write_text(">bad\nACDEF\n>good\nACDEFGHIKL\n")
     real = sample.draw
 
-    def diverging(*args: Any, **kwargs: Any) -> list[torch.Tensor]:
-        return [ca * torch.nan if len(ca) == 5 else ca for ca in real(*args, **kwargs)]
+    def diverging(*args: Any, **kwargs: Any) -> list[SampledChain]:
+        chains = real(*args, **kwargs)
+        return [c._replace(coords=c.coords * torch.nan) if len(c.coords) == 5 else c for c in chains]
 
     monkeypatch.setattr(sample, "draw", diverging)
     out = tmp_path / "out"

@@ -26,6 +26,7 @@ from minifold_pl.metrics.bootstrap import Interval, bootstrap_interval
 from minifold_pl.modules.diffusion import DiffusionModule
 from minifold_pl.modules.ranks import from_all_ranks
 from minifold_pl.modules.sampling import SamplerConfig
+from minifold_pl.modules.structures import closed
 
 RECORDS = "ddim.jsonl"
 _LOGGED = ("ddim/", "baseline/", f"{SEQUENCE}/", f"{SEQUENCE}_gain/")
@@ -260,13 +261,14 @@ class DDIMEvaluator(pl.Callback):
         if not saved:
             return
         batch = collate([chains[i] for i in saved])
-        ca = torch.zeros(len(batch), batch.residue_mask.shape[1], 3)
-        for row, structure in zip(ca, saved.values(), strict=True):
-            row[: len(structure)] = structure
+        written = [
+            closed(structure, tokens, bonded[: len(structure)])
+            for structure, tokens, bonded in zip(saved.values(), batch.tokens, batch.bonded, strict=True)
+        ]
         settings = ", ".join(f"{name} {value}" for name, value in self._settings(trainer, module).items())
         folder = Path(trainer.default_root_dir) / "samples" / f"epoch-{trainer.current_epoch + 1:03d}"
         write_structures(
-            folder, batch, ca, set(), [f"DDIM, optimizer step {trainer.global_step}, {settings}"]
+            folder, batch, written, set(), [f"DDIM, optimizer step {trainer.global_step}, {settings}"]
         )
 
     def _records(self, trainer: pl.Trainer) -> Path:

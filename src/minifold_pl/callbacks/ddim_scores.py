@@ -29,6 +29,7 @@ from minifold_pl.modules.one_step import (
 )
 from minifold_pl.modules.sampling import SamplerConfig
 from minifold_pl.modules.sequence_controls import masked_tokens, shuffled_tokens
+from minifold_pl.modules.structures import predicted_atoms
 from minifold_pl.types import ProteinBatch
 
 MODEL: Final = "model"
@@ -92,25 +93,29 @@ def sampled_rows(
     searched: bool,
     seed: int,
     between_batches: Callable[[], None] = lambda: None,
-) -> tuple[Rows, dict[int, Float[Tensor, "l 3"]]]:
+) -> tuple[Rows, dict[int, Float[Tensor, "l a 3"]]]:
     """Scores of sampled structures, means over the ``samples`` of a chain, and each chain's first one (Å, CPU).
 
+    Scored are the Cα as they are predicted; of a model that predicts N, C and O the structures have these as well.
     ``between_batches`` is called before each batch; it may end the evaluation by an exception.
     """
     rows: list[Rows] = []
     first: dict[int, Tensor] = {}
     for part, batch in _batches(chains, indices, batch_size, module.device):
         between_batches()
-        drawn = [
-            module.sample(batch, sampler, seed=seed, keys=[_key(name, k) for name in batch.names]).x0.float()
+        sampled = [
+            module.sample(batch, sampler, seed=seed, keys=[_key(name, k) for name in batch.names])
             for k in range(samples)
         ]
+        drawn = [one.x0.float() for one in sampled]
         scores = _mean_scores(drawn, batch, searched)
         if samples > 1:
             scores["diversity"] = diversity(torch.stack(drawn, 1), batch.residue_mask).double().cpu()
         rows.append({MODEL: scores})
-        for i, ca, length in zip(part, drawn[0].cpu(), batch.lengths.tolist(), strict=True):
-            first[i] = ca[:length]
+        atoms = predicted_atoms(sampled[0])
+        written = drawn[0][:, :, None] if atoms is None else atoms.float()
+        for i, structure, length in zip(part, written.cpu(), batch.lengths.tolist(), strict=True):
+            first[i] = structure[:length]
     return joined(rows), first
 
 
@@ -222,10 +227,11 @@ def _x0_scores(step: OneStep, batch: ProteinBatch) -> dict[str, Tensor]:
 def _wiener_scores(module: DiffusionModule, batch: ProteinBatch, seed: int) -> dict[str, Tensor]:
     schedule = module.noise_schedule
     times = dashboard_times(schedule.timesteps)
+    unit = module.target(batch).unit
     scores = {}
     for t, noised in zip(times, noised_chains(module, batch, times, seed=seed), strict=True):
         alpha_bar = schedule.alpha_bar(torch.full((len(batch),), t), torch.float64)
-        smooth = wiener_smoother(noised, alpha_bar, batch.residue_mask)
+        smooth = wiener_smoother(noised, alpha_bar, batch.residue_mask, unit)
         scores[x0_tm(t)] = tm_kabsch(smooth, batch.ca.float(), batch.ca_mask).double()
     return scores
 

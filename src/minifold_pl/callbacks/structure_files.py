@@ -8,17 +8,17 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-from torch import Tensor
 
 from minifold_pl.checkpoint.atomic import atomic_write_text
 from minifold_pl.data.tokenizer import decode
 from minifold_pl.export.names import safe_file_name
-from minifold_pl.export.structure import PredictedChain, pdb_text
+from minifold_pl.export.structure import PredictedChain, closed_remark, pdb_text
+from minifold_pl.modules.structures import SampledChain, final_structures
 from minifold_pl.types import Denoised, ProteinBatch
 
 
 class StructureFiles(pl.Callback):
-    """After ``predict``: one Cα-only PDB file for each chain, in ``samples/predict`` of the run folder."""
+    """After ``predict``: one PDB file for each chain, in ``samples/predict`` of the run folder."""
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin with no name taken."""
@@ -36,7 +36,7 @@ class StructureFiles(pl.Callback):
         """Write the batch; stage 1 predicts no structures and writes none."""
         if isinstance(outputs, Denoised) and isinstance(batch, ProteinBatch):
             folder = Path(trainer.default_root_dir) / "samples" / "predict"
-            write_structures(folder, batch, outputs.x0, self._taken)
+            write_structures(folder, batch, final_structures(outputs, batch), self._taken)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say where they are."""
@@ -48,31 +48,30 @@ class StructureFiles(pl.Callback):
 def write_structures(
     folder: Path,
     batch: ProteinBatch,
-    ca: Tensor,
+    chains: Sequence[SampledChain],
     taken: set[str],
     remarks: Sequence[str] = (),
 ) -> list[Path]:
-    """Cα-only PDB files of a sampled batch, confidence 0; returns their paths.
+    """PDB files of a sampled batch, Cα or N, Cα, C and O, confidence 0; returns their paths.
 
     Args:
         folder: Made where it is missing.
         batch: Names and sequences.
-        ca: (b l 3) Cα positions in Å.
+        chains: One for each of the batch.
         taken: File names in use; added to.
         remarks: Lines on how they were made.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    positions = ca.detach().float().cpu().numpy()
-    for row, name in enumerate(batch.names):
-        length = int(batch.lengths[row])
+    for name, tokens, sampled in zip(batch.names, batch.tokens.cpu(), chains, strict=True):
+        moved = sampled.ca_moved
         chain = PredictedChain(
             name=name,
-            sequence=decode(batch.tokens[row].cpu()),
-            coords=positions[row, :length, None],
-            confidence=np.zeros(length, dtype=np.float32),
-            title=f"predicted Ca trace of {name}",
-            remarks=remarks,
+            sequence=decode(tokens),
+            coords=sampled.coords.numpy(),
+            confidence=np.zeros(len(sampled.coords), dtype=np.float32),
+            title=f"predicted {'Ca trace' if moved is None else 'backbone'} of {name}",
+            remarks=remarks if moved is None else [*remarks, closed_remark(moved)],
         )
         path = folder / f"{safe_file_name(name, taken)}.pdb"
         atomic_write_text(path, pdb_text(chain))

@@ -73,21 +73,26 @@ def run(args: argparse.Namespace) -> int:
     refuse_overwriting(args.out, [SUMMARY, PER_CHAIN, OTHER_ROWS], overwrite=args.overwrite)
     module, checkpoint = load_model(args)
     settings: dict[str, Any] = {"seed": args.seed, "batch_size": args.batch_size}
+    more: dict[str, Any] = {}
     with told_to_the_user(exit_code=2):
         dataset = _dataset(store, args.split, module, args, limit=args.limit)
     if module.stage == "diffusion":
+        from minifold_pl.cli.evaluate_backbones import BackboneScores
         from minifold_pl.cli.evaluate_structures import SEES_ANSWER, score_structures
         from minifold_pl.data.dataset import ChainDataset
 
         sampler = sampler_settings(module, args)
         settings |= {**asdict(sampler), "num_samples": args.num_samples}
         sees_answer: Sequence[str] = SEES_ANSWER
+        backbones = BackboneScores() if module.needs == "backbone" else None
         pool = ChainDataset(store, args.split)
         with progress("sampling", len(dataset) * args.num_samples) as advance:
             chains, scores = score_structures(
                 module, dataset, pool, sampler, seed=args.seed, num_samples=args.num_samples,
-                batch_size=args.batch_size, advance=advance,
+                batch_size=args.batch_size, advance=advance, backbones=backbones,
             )  # fmt: skip
+        if backbones is not None:
+            more["ramachandran"] = backbones.summary()
     else:
         from minifold_pl.cli.evaluate_contacts import score_contacts
 
@@ -121,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
             row: {score: interval._asdict() for score, interval in by_score.items()}
             for row, by_score in intervals.items()
         },
+        **more,
     }
     _write(args.out, chains, scores, content)
     with output_told():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from minifold_pl.callbacks.ddim_scores import x0_tm
+from minifold_pl.cli.evaluate_backbones import BackboneScores
 from minifold_pl.cli.generation import draw, out_of_memory_told
 from minifold_pl.constants import CA_ATOM
 from minifold_pl.data.collate import collate
@@ -49,6 +50,7 @@ def score_structures(
     num_samples: int,
     batch_size: int,
     advance: Callable[[int], None],
+    backbones: BackboneScores | None = None,
 ) -> tuple[list[dict[str, Any]], Scores]:
     """Sample every chain of ``dataset`` and score the samples and the baselines.
 
@@ -63,6 +65,7 @@ def score_structures(
             pairwise TM, maximised over superpositions).
         batch_size: Chains at a time.
         advance: Called with the number of structures finished.
+        backbones: For a module that predicts N, C and O: its scores stand beside the others, and it keeps φ and ψ.
 
     Returns:
         Name, length and observed residues of each chain, and the scores. The model and the Wiener smoother, which knows
@@ -76,14 +79,21 @@ def score_structures(
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         batch = collate([dataset[i] for i in indices])
-        samples = torch.zeros(num_samples, *batch.ca.shape)
+        drawn = []
         for k in range(num_samples):
             keys = [f"{name}/{k}" for name in batch.names]
-            for row, ca in zip(samples[k], draw(module, batch, sampler, seed=seed, keys=keys), strict=True):
-                row[: len(ca)] = ca
+            drawn.append(draw(module, batch, sampler, seed=seed, keys=keys))
             advance(len(batch))
+        samples = _padded([[chain.ca for chain in row] for row in drawn], batch.ca)
         others, known = _other_chains(batch, pool, traces_of_all, dataset.indices[indices].tolist(), seed)
-        found = _sampled_scores(batch, samples, others, known)
+        more = {}
+        if backbones is not None:
+            atoms = _padded([[chain.coords for chain in row] for row in drawn], batch.coords)
+            moved = torch.tensor([[chain.ca_moved for chain in row] for row in drawn])
+            more = backbones.of_model(batch, atoms, moved)
+        found = _sampled_scores(batch, samples, others, known, more)
+        if backbones is not None:
+            found[comparison.TRUTH] |= backbones.of_truth(batch)
         for row, one_step_scores in _one_step_scores(module, batch, seed).items():
             found[row] = found.get(row, {}) | one_step_scores
         for row, by_score in found.items():
@@ -95,11 +105,16 @@ def score_structures(
 
 
 def _sampled_scores(
-    batch: ProteinBatch, samples: Float[Tensor, "s b l 3"], others: Float[Tensor, "1 b l 3"], known: Tensor
+    batch: ProteinBatch,
+    samples: Float[Tensor, "s b l 3"],
+    others: Float[Tensor, "1 b l 3"],
+    known: Tensor,
+    more: Mapping[str, Float[Tensor, "s b"]],
 ) -> dict[str, dict[str, Tensor]]:
-    """Row → score → (b)."""
+    """Row → score → (b); ``more`` scores of the samples stand in the model's row."""
     guesses = {MODEL: samples, OTHER: others, **baseline_guesses(batch.ca, batch.ca_mask)}
     scored = score_guesses(guesses, batch.ca, batch.ca_mask, batch.bonded)
+    scored[MODEL] |= more
     rows = {row: {name: values.mean(0) for name, values in scored[row].items()} for row in scored}
     rows[OTHER] = {name: values.where(known, torch.nan) for name, values in rows[OTHER].items()}
     if len(samples) == 1:
@@ -116,6 +131,15 @@ def _sampled_scores(
     return {MODEL: model, BEST: best_row, **rows}
 
 
+def _padded(drawn: Sequence[Sequence[Tensor]], like: Tensor) -> Tensor:
+    """(s, b) structures in one tensor, each padded to the length of the batch."""
+    padded = like.new_zeros(len(drawn), *like.shape)
+    for rows, chains in zip(padded, drawn, strict=True):
+        for row, chain in zip(rows, chains, strict=True):
+            row[: len(chain)] = chain
+    return padded
+
+
 def _one_step_scores(module: Any, batch: ProteinBatch, seed: int) -> dict[str, dict[str, Tensor]]:
     """TM of x̂0 from noise of several levels: the model's, and that of the best guess without a sequence."""
     times = dashboard_times(module.noise_schedule.timesteps)
@@ -123,12 +147,13 @@ def _one_step_scores(module: Any, batch: ProteinBatch, seed: int) -> dict[str, d
     with torch.inference_mode(), out_of_memory_told():
         # As many noised copies at a time as chains are sampled.
         step = one_step(module, batch.to(device), times, seed=seed, chains_at_once=len(batch))
+    unit = None if step.unit is None else step.unit.cpu()
     found: dict[str, dict[str, Tensor]] = {MODEL: {}, WIENER: {}}
     for t, x0, noised in zip(times, step.x0.cpu(), step.noised.cpu(), strict=True):
         alpha_bar = module.noise_schedule.alpha_bar(
             torch.full((len(batch),), t, device=device), torch.float64
         )
-        smooth = wiener_smoother(noised, alpha_bar.cpu(), batch.residue_mask)
+        smooth = wiener_smoother(noised, alpha_bar.cpu(), batch.residue_mask, unit)
         for row, guess in ((MODEL, x0), (WIENER, smooth)):
             found[row][x0_tm(t)] = tm_kabsch(guess.float(), batch.ca, batch.ca_mask).double()
     return found

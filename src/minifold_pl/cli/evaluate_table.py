@@ -45,8 +45,14 @@ def show(
         f"{synthetic}{data['split']}: n = {data['chains']} chains · {shown} · "
         f"{checkpoint['weights']} weights of {checkpoint['sha256'][:12]}"
     )
+    ramachandran = content.get("ramachandran")
     known = list(dict.fromkeys(name for by_score in intervals.values() for name in by_score))
     tables = [(title, [c for c in _COLUMNS[stage] if c in known], content["note"])]
+    if ramachandran is not None:
+        from minifold_pl.cli import evaluate_backbones
+
+        columns = [c for c in evaluate_backbones.COLUMNS if c in known]
+        tables.append(("backbone", columns, evaluate_backbones.NOTE))
     one_step = sorted(name for name in known if _ONE_STEP.fullmatch(name))
     if one_step:
         tables.append(("one step from noise", one_step, _ONE_STEP_NOTE))
@@ -55,6 +61,8 @@ def show(
         console = Console(width=_WIDTH)
     for each in tables:
         console.print(_table(*each, intervals, sees_answer))
+    if ramachandran is not None:
+        console.print(evaluate_backbones.told(ramachandran))
     if data["longer_chains_left_out"]:
         console.print(
             f"{data['longer_chains_left_out']} chains longer than {data['max_length']} residues were left out"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from minifold_pl.modules.sampling import SamplerConfig
+    from minifold_pl.modules.structures import SampledChain
     from minifold_pl.types import ProteinBatch
 
 
@@ -159,14 +160,16 @@ def sequence_batch(names: Sequence[str], sequences: Sequence[str]) -> ProteinBat
 
 def draw(
     module: Any, batch: ProteinBatch, sampler: SamplerConfig, *, seed: int, keys: Sequence[str]
-) -> list[torch.Tensor]:
-    """One Cα trace (l 3), in Å, on the CPU and without padding, for each chain of ``batch``."""
+) -> list[SampledChain]:
+    """One structure of each chain of ``batch``, as it is written."""
     import torch
+
+    from minifold_pl.modules.structures import final_structures
 
     device = next(module.parameters()).device
     with torch.inference_mode(), out_of_memory_told():
-        drawn = module.sample(batch.to(device), sampler, seed=seed, keys=list(keys)).x0.float().cpu()
-    return [ca[:length] for ca, length in zip(drawn, batch.lengths.tolist(), strict=True)]
+        drawn = module.sample(batch.to(device), sampler, seed=seed, keys=list(keys))
+    return final_structures(drawn, batch)
 
 
 @contextmanager

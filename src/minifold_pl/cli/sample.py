@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from minifold_pl.export.fasta import SequenceRecord
+    from minifold_pl.modules.structures import SampledChain
 
 SHORTEST = 3
 """Residues: a Cα frame needs two neighbours."""
@@ -44,8 +45,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "sample",
         help="draw structures for sequences",
-        description="Draw Cα structures for one sequence or a FASTA file and write them as PDB or mmCIF, "
-        "with a manifest of every setting.",
+        description="Draw structures for one sequence or a FASTA file, Cα traces or, from a model that predicts them, "
+        "backbones, and write them as PDB or mmCIF, with a manifest of every setting.",
     )
     add_model_arguments(parser)
     source = parser.add_mutually_exclusive_group(required=True)
@@ -60,7 +61,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--backbone",
         action="store_true",
-        help="add N, C and O, reconstructed from the Cα trace and labelled so",
+        help="add N, C and O, reconstructed from the Cα trace and labelled so; a model that predicts them always "
+        "writes its own",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace results of the same names in --out")
     add_sampler_arguments(parser)
@@ -94,30 +96,37 @@ def run(args: argparse.Namespace) -> int:
                 "device": str(next(module.parameters()).device),
             },
             "source": str(args.fasta) if args.fasta else "--sequence",
-            "atoms": "N, CA, C, O; N, C and O reconstructed from the CA trace, not predicted"
-            if args.backbone
-            else "CA only",
+            "atoms": _ATOMS[
+                "predicted" if module.needs == "backbone" else "reconstructed" if args.backbone else "ca"
+            ],
             "b_factor": _B_FACTOR[args.num_samples > 1],
         },
     )
     manifest.write()
-    traces: dict[int, dict[int, torch.Tensor]] = defaultdict(dict)
+    chains: dict[int, dict[int, SampledChain]] = defaultdict(dict)
     with progress("sampling", len(records) * args.num_samples) as advance:
         for work in _batches([len(r.sequence) for r in records], args.num_samples, args.batch_size):
             batch = sequence_batch([records[i].name for i, _ in work], [records[i].sequence for i, _ in work])
             # The noise belongs to the sequence: neither its name nor the rest of the file changes it.
             keys = [f"{records[i].sequence}/{k}" for i, k in work]
-            for (i, k), ca in zip(work, draw(module, batch, sampler, seed=args.seed, keys=keys), strict=True):
-                traces[i][k] = ca
-                if len(traces[i]) == args.num_samples:
-                    samples = [traces[i][n] for n in range(args.num_samples)]
+            drawn = draw(module, batch, sampler, seed=args.seed, keys=keys)
+            for (i, k), chain in zip(work, drawn, strict=True):
+                chains[i][k] = chain
+                if len(chains[i]) == args.num_samples:
+                    samples = [chains[i][n] for n in range(args.num_samples)]
                     manifest.add(i, _write(records[i], samples, files[i], args, checkpoint["sha256"]))
-                    del traces[i]
+                    del chains[i]
             advance(len(work))
     manifest.finish()
     return _report(manifest.chains(), args)
 
 
+_ATOMS = {
+    "predicted": "N, CA, C, O, predicted; closed to the nearest chain of ideal bond lengths, angles and planar "
+    "peptides, which moved CA by ca_moved Å",
+    "reconstructed": "N, CA, C, O; N, C and O reconstructed from the CA trace, not predicted",
+    "ca": "CA only",
+}
 _B_FACTOR = {
     True: "0-100: mean lDDT-CA of the residue over the other samples (how reproducible, not how right)",
     False: "0 throughout: one sample agrees with nothing; draw 2 or more for a confidence",
@@ -180,7 +189,7 @@ def _batches(lengths: Sequence[int], num_samples: int, batch_size: int) -> list[
 
 def _write(
     record: SequenceRecord,
-    samples: Sequence[torch.Tensor],
+    samples: Sequence[SampledChain],
     files: Sequence[Sequence[str]],
     args: argparse.Namespace,
     sha256: str,
@@ -198,7 +207,7 @@ def _write(
         "length": len(record.sequence),
         "unknown_residues": [{"position": place, "letter": letter} for place, letter in record.unknown],
     }
-    agreement = sample_agreement(torch.stack(list(samples)))
+    agreement = sample_agreement(torch.stack([sample.ca for sample in samples]))
     mean = agreement.mean(-1).tolist()
     # A stable sort: equal samples keep the order in which they were drawn.
     ranking = sorted(range(len(samples)), key=lambda k: -mean[k])
@@ -218,6 +227,7 @@ def _write(
             "rank": rank,
             "sample": k,
             "agreement": round(mean[k], 4) if scored else None,
+            **({} if (moved := samples[k].ca_moved) is None else {"ca_moved": round(moved, 3)}),
             "files": list(files[rank - 1]),
         }
         for rank, k in enumerate(ranking, start=1)
@@ -228,22 +238,26 @@ def _write(
 
 def _chain(
     record: SequenceRecord,
-    ca: torch.Tensor,
+    sample: SampledChain,
     agreement: torch.Tensor,
     rank: int,
     args: argparse.Namespace,
     sha256: str,
 ) -> Any:
-    from minifold_pl.export.structure import PredictedChain
+    from minifold_pl.export.structure import PredictedChain, closed_remark
     from minifold_pl.geometry.backbone import backbone_from_ca
 
-    coords = backbone_from_ca(ca) if args.backbone else ca[:, None]
-    what = "backbone reconstructed from a predicted CA trace" if args.backbone else "predicted CA trace"
+    reconstructed = args.backbone and sample.ca_moved is None
+    coords = backbone_from_ca(sample.ca) if reconstructed else sample.coords
+    what = "predicted CA trace" if sample.ca_moved is None else "predicted backbone"
+    what = "backbone reconstructed from a predicted CA trace" if reconstructed else what
     which = "best" if rank == 1 else f"rank {rank}"
     ranked = f", {which} of {args.num_samples} samples" if args.num_samples > 1 else ""
     remarks = [f"Made by minifold-pl sample from checkpoint sha256 {sha256[:16]}, seed {args.seed}."]
-    if args.backbone:
+    if reconstructed:
         remarks.append("N, C and O were RECONSTRUCTED from the CA trace; the model predicts CA only.")
+    if sample.ca_moved is not None:
+        remarks.append(closed_remark(sample.ca_moved))
     remarks.append(f"B-factor column: {_B_FACTOR[args.num_samples > 1]}.")
     return PredictedChain(
         name=record.name,

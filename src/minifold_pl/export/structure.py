@@ -24,6 +24,14 @@ PDB_LIMIT: Final = 999.0
 """Å: the largest coordinate that fits the fixed columns of a PDB file (``-999.999`` fills its eight)."""
 
 
+def closed_remark(ca_moved: float) -> str:
+    """What is said of a predicted backbone that was closed."""
+    return (
+        "N, CA, C and O were predicted, then replaced by the nearest chain of ideal bond lengths, bond angles and "
+        f"planar peptides; this moved CA by {ca_moved:.2f} A (root mean square)."
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class PredictedChain:
     """One chain to write. Residues are numbered from 1."""
