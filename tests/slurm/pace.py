@@ -22,3 +22,12 @@ class Pace(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         time.sleep(self.seconds)
+
+
+class Crash(pl.Callback):
+    """Every start fails at its first batch."""
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        raise RuntimeError("a planted crash")

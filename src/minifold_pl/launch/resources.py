@@ -12,6 +12,17 @@ from typing import Any, Self
 import yaml
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 1:30:00 as what it looks like; YAML 1.1 has it as a number to the base of 60."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:int"]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?[0-9]+$"), list("-+0123456789"))
+
+
 class ProfileError(ValueError):
     """A profile or an option that makes no job; the message says what is allowed."""
 
@@ -134,7 +145,7 @@ def read_profile(path: Path) -> Resources:
         ProfileError: It is no such file, or holds unknown names.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ProfileError(f"profile {path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
@@ -177,5 +188,4 @@ def _check_kind(name: str, value: Any, kind: Any) -> None:
         "Mapping[str, str | bool]": isinstance(value, Mapping),
     }
     if not fits[kind]:
-        hint = " (quote it: YAML reads 1:30:00 as a number)" if name == "time" else ""
-        raise ProfileError(f"{name} must be {kind}, got {value!r}{hint}")
+        raise ProfileError(f"{name} must be {kind}, got {value!r}")
