@@ -426,6 +426,20 @@ def test_pipes_dead_links_and_loops_are_told_or_passed(write, tmp_path):
     assert report.files_refused == {"dead.pdb": "does not exist", "pipe.pdb": "is no regular file"}
 
 
+def test_files_may_have_any_name(write, tmp_path):
+    content = write("1abc.pdb").read_bytes()
+    for k, name in enumerate([b"\xff\xfe.pdb", b"two\nlines.pdb", " .pdb".encode(), "日本.pdb".encode()]):
+        (tmp_path / "in" / os.fsdecode(name)).write_bytes(content if k else b"broken")
+    report = prepare(tmp_path / "in", tmp_path / "store", TWO)
+    names = {" .A", "1abc.A", "two\ufffdlines.A", "日本.A"}
+    assert set(ChainStore.open(tmp_path / "store").names) == names
+    assert report.files_refused == {"\ufffd\ufffd.pdb": "is neither PDB nor mmCIF"}
+    assert all(str(problem).isprintable() for problem in report.problems)
+    write("2abc.pdb")
+    report = prepare(tmp_path / "in", tmp_path / "store", TWO)
+    assert set(ChainStore.open(tmp_path / "store").names) == names | {"2abc.A"}
+
+
 def test_two_runs_do_not_work_on_the_same_store(write, tmp_path):
     from minifold_pl.data.journal import Journal
 

@@ -76,7 +76,7 @@ class Journal:
             if magic != _MAGIC or len(body) < key_size + data_size or zlib.crc32(body) != crc:
                 break
             start = place + _ENTRY.size + key_size
-            self._places[body[:key_size].decode()] = (start, data_size)
+            self._places[os.fsdecode(body[:key_size])] = (start, data_size)
             place = start + data_size
         self._file.truncate(place)
 
@@ -97,7 +97,7 @@ class Journal:
 
     def add(self, key: str, data: bytes) -> None:
         """Write down that ``key`` is done, with what came of it."""
-        name = key.encode()
+        name = os.fsencode(key)  # keys hold names of files, which need not be text
         self._file.seek(0, os.SEEK_END)
         start = self._file.tell() + _ENTRY.size + len(name)
         self._file.write(_ENTRY.pack(_MAGIC, len(name), len(data), zlib.crc32(data, zlib.crc32(name))))

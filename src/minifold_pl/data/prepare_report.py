@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from minifold_pl.data.outcome import ACTIONS, DUPLICATE, Action, Problem
 from minifold_pl.data.records import SPLITS
+from minifold_pl.data.structure_content import printable
 
 if TYPE_CHECKING:
     from minifold_pl.data.shards import Duplicate, Part
@@ -132,7 +133,8 @@ class PrepareReport:
     def begin(self, path: str) -> None:
         """Take up the next file; each of what it told follows by :meth:`take`."""
         self.files += 1
-        self._file = os.path.relpath(path, self.source) if os.path.isdir(self.source) else path
+        inside = os.path.join(self.source, "")
+        self._file = printable(path.removeprefix(inside) if os.path.isdir(self.source) else path)
         self._before = self.kept
         self._refusal = None
         self._of_lines = False
@@ -228,7 +230,9 @@ class PrepareReport:
             )
         lines = [f"{what:<14}{count:>8}  {reason}".rstrip() for what, count, reason in rows]
         lines += [f"note          {note}" for note in self.split_notes]
-        return "\n".join([f"source        {self.source}", f"splits from   {self.splits_from}", *lines])
+        return "\n".join(
+            [f"source        {printable(self.source)}", f"splits from   {self.splits_from}", *lines]
+        )
 
 
 def join_shards(

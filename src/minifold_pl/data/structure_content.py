@@ -152,9 +152,15 @@ _OTHERS: Final = {
 
 def structure_name(path: str | Path) -> str:
     """``2abc`` of ``2ABC.cif.gz``, ``pdb2abc.ent`` or ``2abc.pdb``; other names as they are, without endings."""
-    name = _ENDING.sub("", os.path.basename(path))
+    name = _ENDING.sub("", printable(os.path.basename(path)))
     entry = _ENTRY.fullmatch(name)
     return entry[1].lower() if entry else name
+
+
+def printable(path: str | Path) -> str:
+    """A path as text in one line: names of files may be any bytes."""
+    text = os.fsencode(path).decode("utf-8", "replace")
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
