@@ -15,10 +15,11 @@ import pytest
 from minifold_pl.launch.plan import Limits, Plan, write_plan
 from minifold_pl.launch.record import append_job, chain, read_jobs
 from minifold_pl.launch.resources import Resources
-from minifold_pl.launch.stopping import ask_to_stop
 from minifold_pl.launch.submission import Refused, after_halt, refuse_a_second
 from minifold_pl.run.events import read_events
+from minifold_pl.run.folder import RunFolder
 from minifold_pl.run.marker import Marker, RunState, read_marker, write_marker
+from minifold_pl.run.stop_order import order_stop
 
 TRAINER = """
 import json, os, signal, sys, time
@@ -169,7 +170,7 @@ def test_a_signal_to_the_supervisor_is_passed_on_and_the_run_goes_on_when_it_is_
 def test_a_persons_stop_is_for_good(tmp_path: Path, interpreter: Path) -> None:
     run = Supervised(tmp_path / "run", interpreter, ["+wait"])
     run.trains()
-    ask_to_stop(tmp_path / "run", "enough")
+    order_stop(RunFolder(tmp_path / "run"), by="me", reason="enough")
     run.process.send_signal(signal.SIGTERM)
     assert run.code() == 0 and run.outcome == "stopped"
 

@@ -77,7 +77,9 @@ def test_stops_from_outside_without_any_progress_end_too_only_later() -> None:
 
 def test_a_persons_stop_ends_the_chain_but_a_run_that_is_done_is_done() -> None:
     assert verdict(75, asked="SIGUSR1", stop="enough").outcome is Outcome.STOPPED
+    assert verdict(70, marker=Marker(state=RunState.STOPPED), stop="enough").outcome is Outcome.STOPPED
     assert verdict(0, marker=DONE, stop="enough").outcome is Outcome.DONE
+    assert verdict(70, marker=HALTED, stop="enough").outcome is Outcome.HALTED
 
 
 def test_budgets_end_the_chain() -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from tests.resilience.faults import fault
-from tests.slurm.cluster import Cluster, Run, command
+from tests.slurm.cluster import Cluster, Run, command, until
 from tests.slurm.conftest import training
 
+from minifold_pl.run.folder import RunFolder
 from minifold_pl.run.marker import RunState, read_marker
+from minifold_pl.run.stop_order import order_stop
 
 pytestmark = pytest.mark.slow
 Submit = Callable[..., Run]
@@ -95,8 +97,6 @@ def test_a_full_disk_ends_with_the_reason_in_the_jobs_own_record(
                 filler.flush()
         except OSError:
             pass
-    from tests.slurm.cluster import until
-
     until(lambda: cluster.state(job) in ("FAILED", "COMPLETED"), 240.0, run.told())
     until(lambda: not cluster.queued().strip(), 240.0, f"nothing is left in the queue: {cluster.queued()}")
     told = cluster.ask("scontrol", "show", "job")
@@ -123,18 +123,15 @@ def test_gpu_hours_are_limited_and_what_was_trained_is_saved(cluster: Cluster, s
 def test_a_run_that_is_on_its_way_is_not_submitted_twice_and_a_stop_is_for_good(
     cluster: Cluster, submit: Submit, store: Path, environment: dict[str, str]
 ) -> None:
-    from minifold_pl.launch.stopping import ask_to_stop
-
     run = submit()
     run.trains()
     asked = ["submit", *training(store), "--run.dir", str(run.folder)]
     inside = {**environment, "SLURM_CONF": cluster.environment["SLURM_CONF"]}
     done = subprocess.run(command(asked), env=inside, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and "on its way already" in done.stderr
-    ask_to_stop(run.folder, "enough")
-    cluster.ask("scancel", "--signal=USR1", run.job)
+    order_stop(RunFolder(run.folder), by="me", reason="enough")
     run.ends("stopped")
-    assert run.over["why"] == "enough" and len(run.lines("began")) == 1
+    assert "enough" in str(run.over["why"]) and len(run.lines("began")) == 1
     # And again: it goes on where it was.
     done = subprocess.run(
         command([*asked, "--time", "20"]), env=inside, capture_output=True, text=True, timeout=120

@@ -236,8 +236,9 @@ def test_submitting_from_inside_a_job_takes_nothing_over(
             "-o",
             str(tmp_path / "outer.log"),
             "--gres=gpu:2",
-        ]
-        + ["--wrap", f"env > {tmp_path}/outer.env; {words}"],
+            "--wrap",
+            f"env > {tmp_path}/outer.env; {words}",
+        ],  # fmt: skip
         env=inside,
         check=True,
         capture_output=True,

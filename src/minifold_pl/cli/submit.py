@@ -7,15 +7,18 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from minifold_pl.cli.configs import config_chain
 from minifold_pl.cli.errors import UserError
 from minifold_pl.launch.job import script
 from minifold_pl.launch.lead import lead_for
-from minifold_pl.launch.plan import Limits, Plan, jobs_folder
+from minifold_pl.launch.plan import Limits, Plan, jobs_folder, plan_path, read_plan
 from minifold_pl.launch.resources import ProfileError, Resources, find_profile, read_profile
 from minifold_pl.launch.submission import (
     Refused,
@@ -80,8 +83,11 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", "-c", nargs="+", action="append", required=True, metavar="CONFIG")
-    parser.add_argument("--cluster", choices=("slurm", "local"), default="slurm", help="default: slurm")
+    parser.add_argument("--config", "-c", nargs="+", action="append", metavar="CONFIG")
+    parser.add_argument(
+        "--again", metavar="RUN", help="go on with a run as it was submitted before; flags change it"
+    )
+    parser.add_argument("--cluster", choices=("slurm", "local"), help="default: slurm")
     parser.add_argument("--profile", help="resources: cpu, gpu, multi_gpu or a YAML file")
     parser.add_argument("--seeds", nargs="+", metavar="SEED", help="one run each: 0 1 2 or 0-4")
     parser.add_argument(
@@ -123,8 +129,13 @@ def submit(args: argparse.Namespace) -> int:
         UserError: A wrong setting, a run that is on its way already, no scheduler.
     """
     given = _given(args)
+    if (args.config is None) == (args.again is None):
+        raise UserError("give either --config CONFIG or --again RUN", exit_code=2)
     try:
+        if args.again is not None:
+            given = _take_up(args, given)
         resources = _resources(args, given.extra)
+        args.cluster = args.cluster or "slurm"
         wishes = _wishes(args, given, resources)
         if args.dry_run:
             return _show(args, wishes, resources)
@@ -211,13 +222,41 @@ def _given(args: argparse.Namespace) -> _Given:
 
 
 def _resources(args: argparse.Namespace, extra: dict[str, str | bool]) -> Resources:
-    base = read_profile(find_profile(args.profile)) if args.profile else Resources()
+    base = Resources()
+    if args.profile:
+        base = read_profile(find_profile(args.profile))
+    elif args.again is not None:
+        base = args.before.resources
     flags = {name.replace("-", "_"): getattr(args, name.replace("-", "_")) for name in (*_TEXT, *_NUMBERS)}
     flags["requeue"] = args.requeue
     given = {name: value for name, value in flags.items() if value is not None}
     if given.get("gpus") and "tasks" not in given and not args.profile:
         given["tasks"] = given["gpus"]
     return base.changed({**given, **({"extra": extra} if extra else {})})
+
+
+def _take_up(args: argparse.Namespace, given: _Given) -> _Given:
+    folder = Path(args.again).expanduser().absolute()
+    try:
+        args.before = read_plan(plan_path(folder))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} was never submitted: {error}", exit_code=2) from error
+    if args.folder is not None or args.seeds is not None or given.fresh:
+        raise UserError("--again takes neither --run.dir nor --seeds nor --fresh", exit_code=2)
+    args.config = [[str(jobs_folder(folder) / "config.yaml")]]
+    args.cluster = args.cluster or args.before.cluster
+    args.lead = args.before.lead if args.lead is None else args.lead
+    return replace(given, folder=str(folder))
+
+
+def _folder_in(config: str) -> str | None:
+    """The run folder that a config names; that of a run names its own."""
+    found: str | None = None
+    for text in config_chain(config):
+        run = (yaml.safe_load(text) or {}).get("run")
+        if isinstance(run, dict) and isinstance(run.get("dir"), str):
+            found = run["dir"]
+    return found
 
 
 def _wishes(args: argparse.Namespace, given: _Given, resources: Resources) -> list[Wish]:
@@ -239,7 +278,10 @@ def _wishes(args: argparse.Namespace, given: _Given, resources: Resources) -> li
             name = Path(config).stem
         if seed is not None:
             name += f"-seed{seed}"
-        if given.folder is None:
+        own = _folder_in(config) if given.folder is None and seed is None else None
+        if own is not None:
+            folder = Path(own).expanduser()
+        elif given.folder is None:
             folder = Path("runs") / name
         else:
             folder = (
@@ -288,8 +330,9 @@ def _plan(args: argparse.Namespace, wish: Wish, resources: Resources) -> Plan:
         for name in ("max_fruitless", "max_idle", "max_restarts", "max_gpu_hours", "backoff")
         if getattr(args, name) is not None
     }
+    before = {} if args.again is None else asdict(args.before.limits)
     try:
-        chosen = Limits(**limits)
+        chosen = Limits(**{**before, **limits})
     except ValueError as error:
         raise UserError(str(error), exit_code=2) from error
     return Plan(

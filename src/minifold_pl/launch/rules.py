@@ -100,13 +100,13 @@ def judge(
     if ended.code == exit_codes.DONE and state is RunState.DONE:
         assert ended.marker is not None
         return _end(Outcome.DONE, ended.marker.reason or "finished", exit_codes.DONE)
+    if ended.stop is not None and state is not RunState.HALTED:
+        return _end(Outcome.STOPPED, ended.stop, exit_codes.DONE)
     if ended.code == exit_codes.HALTED:
         reason = ended.marker.reason if ended.marker is not None and state is RunState.HALTED else ended.told
         return _end(Outcome.HALTED, reason, exit_codes.HALTED)
     if ended.code == exit_codes.TAKEN:
         return _end(Outcome.TAKEN, ended.told or "another process goes on with the run", exit_codes.TAKEN)
-    if ended.stop is not None:
-        return _end(Outcome.STOPPED, ended.stop, exit_codes.DONE)
     if ended.code == exit_codes.WRONG_USE:
         return _end(Outcome.GAVE_UP, ended.told or "wrong settings", exit_codes.WRONG_USE)
     asked = asked_here or ended.asked or STOPPED_BY.get(ended.code)

@@ -115,8 +115,17 @@ def cancel(jobs: Sequence[str], *, pending_only: bool = True, patience: float = 
     Raises:
         SchedulerError: Slurm does not answer, or refuses.
     """
-    if jobs:
+    if not jobs:
+        return
+    try:
         ask(["scancel", "--quiet", *(["--state=PENDING"] if pending_only else []), *jobs], patience=patience)
+    except SchedulerAway:
+        raise
+    except SchedulerError:
+        # It ends with 1, without a word, where a job has ended before.
+        left = states(jobs, patience=patience).values()
+        if any(one.state == "PENDING" or (one.live and not pending_only) for one in left):
+            raise
 
 
 def signal_steps(job: str, name: str = "USR1") -> None:

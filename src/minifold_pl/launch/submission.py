@@ -20,11 +20,11 @@ from minifold_pl.launch.lead import lead_for
 from minifold_pl.launch.plan import Plan, jobs_folder, write_plan
 from minifold_pl.launch.record import append_job, chain, read_jobs, unfinished
 from minifold_pl.launch.scheduler import SchedulerError
-from minifold_pl.launch.stopping import forget_stop
 from minifold_pl.launch.supervisor import output_of
 from minifold_pl.run import exit_codes
 from minifold_pl.run.folder import RunFolder
 from minifold_pl.run.marker import RunState, read_marker
+from minifold_pl.run.stop_order import withdraw_stop
 
 
 class Refused(Exception):
@@ -167,7 +167,7 @@ def start_array(plans: Sequence[Plan], configs: Sequence[str], parallel: int, pl
 def _prepare(plan: Plan, config: str) -> None:
     write_plan(plan)
     atomic_write_text(jobs_folder(plan.folder) / "config.yaml", config)
-    forget_stop(plan.folder)
+    withdraw_stop(plan.run)
     append_job(plan.folder, "submission", cluster=plan.cluster, name=plan.name, once=list(plan.once))
 
 

@@ -23,9 +23,10 @@ from minifold_pl.launch.plan import Plan, jobs_folder, read_plan
 from minifold_pl.launch.record import append_job, chain, read_jobs
 from minifold_pl.launch.rules import Next, Outcome, Verdict
 from minifold_pl.launch.tally import Tally
-from minifold_pl.launch.tries import Signals, newest_attempt, run_once
+from minifold_pl.launch.tries import Signals, newest_attempt, run_once, told_to_stop
 from minifold_pl.launch.watchdog import FOR_EVER
 from minifold_pl.run import exit_codes
+from minifold_pl.run.owner import process_start
 
 
 def output_of(folder: Path) -> Path:
@@ -60,6 +61,7 @@ class Supervisor:
             log=str(output_of(folder)),
             pid=os.getpid(),
             host=socket.gethostname(),
+            started=process_start(os.getpid()),
             attempt_before=newest_attempt(self.plan.run),
         )
         while True:
@@ -87,7 +89,9 @@ class Supervisor:
             if verdict.next is Next.AGAIN:
                 self._say(f"{verdict.why}; starting again in {verdict.delay:.0f} s")
                 end = monotonic() + verdict.delay
-                while monotonic() < end and self.signals.first is None:
+                while (
+                    monotonic() < end and self.signals.first is None and told_to_stop(self.plan.run) is None
+                ):
                     sleep(0.2)
             if self.signals.first is not None:
                 return self._leave(f"stopped by {self.signals.first}")

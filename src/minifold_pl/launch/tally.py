@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from minifold_pl.launch.plan import Plan
 from minifold_pl.launch.record import append_job, chain, read_jobs
 from minifold_pl.launch.rules import Counts, Ended, Next, Outcome, Verdict, judge, over_budget
-from minifold_pl.launch.stopping import asked_to_stop
-from minifold_pl.launch.tries import attempts_after
+from minifold_pl.launch.tries import attempts_after, told_to_stop
 from minifold_pl.run import exit_codes
 from minifold_pl.run.marker import RunState, read_marker
 
@@ -49,7 +48,7 @@ class Tally:
             successor: Somebody else of this submission was here before: what the run folder says is newer than what
                 the person knew who submitted.
         """
-        stop = asked_to_stop(self.plan.folder)
+        stop = told_to_stop(self.plan.run)
         if stop is not None:
             return _end(Outcome.STOPPED, stop, exit_codes.DONE)
         marker = read_marker(self.plan.run.marker)

@@ -13,12 +13,12 @@ from types import FrameType
 from typing import Final
 
 from minifold_pl.launch.rules import Ended
-from minifold_pl.launch.stopping import asked_to_stop
 from minifold_pl.run.events import read_events
 from minifold_pl.run.folder import RunFolder
 from minifold_pl.run.history import Attempt, attempts
 from minifold_pl.run.lease import give_back_for_the_dead
 from minifold_pl.run.marker import read_marker
+from minifold_pl.run.stop_order import stop_order
 
 FORWARDED: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
 _TAIL: Final = 4096
@@ -94,8 +94,14 @@ def run_once(
         progress=made_progress(newer),
         marker=read_marker(folder.marker),
         told=last_words(told, newer),
-        stop=asked_to_stop(folder.path),
+        stop=told_to_stop(folder),
     )
+
+
+def told_to_stop(folder: RunFolder) -> str | None:
+    """Whose order it is that the run ends, or None."""
+    order = stop_order(folder)
+    return None if order is None else str(order)
 
 
 def made_progress(starts: Sequence[Attempt]) -> bool:

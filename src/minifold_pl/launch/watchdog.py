@@ -27,7 +27,14 @@ from minifold_pl.launch.record import append_job, chain, read_jobs, seconds_betw
 from minifold_pl.launch.rules import Ended, Next, Outcome, Verdict
 from minifold_pl.launch.scheduler import SchedulerError
 from minifold_pl.launch.tally import Tally
-from minifold_pl.launch.tries import Signals, attempts_after, made_progress, newest_attempt, run_once
+from minifold_pl.launch.tries import (
+    Signals,
+    attempts_after,
+    made_progress,
+    newest_attempt,
+    run_once,
+    told_to_stop,
+)
 from minifold_pl.run import exit_codes
 from minifold_pl.run.lease import owner_of
 
@@ -258,7 +265,7 @@ class Watchdog:
         else:
             self._say(f"{verdict.why}; starting again")
         end = monotonic() + verdict.delay
-        while monotonic() < end and self.signals.first is None:
+        while monotonic() < end and self.signals.first is None and told_to_stop(self.plan.run) is None:
             sleep(0.2)
         return self.signals.first is None
 

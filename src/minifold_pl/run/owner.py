@@ -88,7 +88,7 @@ def this_owner(number: int, token: str, timeout: float, locks: bool) -> Owner:
         token=token,
         machine=this_machine(),
         pid=os.getpid(),
-        started=_started(os.getpid()),
+        started=process_start(os.getpid()),
         since=datetime.now(UTC).isoformat(timespec="seconds"),
         job=f"job {job}, restart {restarts}" if job else "",
         timeout=timeout,
@@ -119,11 +119,11 @@ def _ended(owner: Owner) -> bool:
         return True
     except PermissionError:
         pass
-    started = _started(owner.pid)
+    started = process_start(owner.pid)
     return bool(started) and started != owner.started
 
 
-def _started(pid: int) -> str:
+def process_start(pid: int) -> str:
     """Start time of a process in clock ticks since the boot; ``ended`` for a zombie, empty where unknown."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
