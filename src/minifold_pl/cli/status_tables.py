@@ -74,7 +74,7 @@ def several_runs(reports: Sequence[Report]) -> RenderableType:
 def advice(report: Report) -> str:
     """What to type next; empty where nothing is to be done."""
     config = RunFolder(report.path).config
-    again = f"minifold-pl submit --config {config}  (or fit)"
+    again = f"the same submit command as before, or minifold-pl fit --config {config}"
     saved = report.progress.saved_step
     where = "" if saved is None else f" from step {saved:,}"
     match report.state:
@@ -84,18 +84,19 @@ def advice(report: Report) -> str:
             number = 0 if report.marker is None else report.marker.attempt
             return (
                 "when the cause is put right: "
-                f"minifold-pl submit --config {config} --after-halt, or fit --config {config} --run.after_halt {number}"
+                "the same submit command with --after-halt, or "
+                f"minifold-pl fit --config {config} --run.after_halt {number}"
             )
         case State.STOPPED:
             number = 0 if report.order is None else report.order.after
             return (
-                f"taken up again{where}: minifold-pl submit --config {config}, "
-                f"or fit --config {config} --run.after_stop {number}"
+                f"taken up again{where}: the same submit command as before, or "
+                f"minifold-pl fit --config {config} --run.after_stop {number}"
             )
         case State.STOPPING:
             return f"it saves and leaves; minifold-pl stop {report.path} waits for it, --kill ends it at once"
         case State.UNKNOWN:
-            return f"minifold-pl stop {report.path} and {again} are safe: two never train in one folder"
+            return f"starting it again is safe, two never train in one folder: {again}"
     return ""
 
 

@@ -123,7 +123,7 @@ def queued_jobs(jobs: Sequence[str]) -> dict[str, QueuedJob]:
             reason="" if reason == "None" else reason,
             start=_moment(start),
             end=_moment(end),
-            left=seconds_of(left),
+            left=None if state in _WAITING else seconds_of(left),
             nodes=nodes,
             partition=partition,
         )

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from minifold_pl.run.folder import RunFolder
 from minifold_pl.run.history import Attempt, attempts
 from minifold_pl.run.lease_file import Seen, newest
 from minifold_pl.run.marker import Marker, RunState, read_marker
+from minifold_pl.run.owner import known_to_be_gone
 from minifold_pl.run.progress import Progress, last_starts, progress
 from minifold_pl.run.signs_of_life import Life, look_for_life
 from minifold_pl.run.stop_order import StopOrder, stop_order
@@ -265,7 +267,17 @@ def _report(
     tries = attempts(events)
     live = tuple(job for job in queue.values() if job.live)
     local = supervisor_lives(lines)
-    state, why = _state(marker, order, life, tries, live, local, _may_wait(lines, queue, trouble), events)
+    state, why = _state(
+        marker,
+        order,
+        life,
+        tries,
+        live,
+        local,
+        _may_wait(lines, queue, trouble),
+        _how_lost(owner),
+        any(line["event"] == "submitted" for line in lines),
+    )
     starts = _starts(tries, events, lines, accounts, life)
     hours, by = _gpu_hours(lines, events, tries, accounts, life)
     if state is State.UNKNOWN and trouble:
@@ -285,7 +297,7 @@ def _report(
         gpu_hours_by=by,
         scheduler=trouble,
         hangs=_hangs(events) if state is State.RUNNING else "",
-        events=tuple(events[-last_events:]) if last_events else (),
+        events=tuple(_telling(events)[-last_events:]) if last_events else (),
     )
 
 
@@ -310,7 +322,8 @@ def _state(
     live: Sequence[QueuedJob],
     supervisor: int | None,
     may_wait: bool,
-    events: Sequence[Mapping[str, Any]],
+    how_lost: str,
+    jobs_gone: bool,
 ) -> tuple[State, str]:
     marked = None if marker is None else marker.state
     works = [job for job in live if not job.waits]
@@ -340,8 +353,10 @@ def _state(
     if may_wait:
         return State.UNKNOWN, "nobody trains; whether a job is queued is not known"
     if life is Life.GONE:
-        return State.LOST, "its process died without a word, or its machine did"
+        return State.LOST, how_lost
     if last is None:
+        if jobs_gone:
+            return State.LOST, "none of its jobs is queued or runs, and training never began"
         return State.NEW, ""
     if last.end == "failed":
         return State.FAILED, last.reason
@@ -350,6 +365,12 @@ def _state(
     if last.end in ("retry", "interrupted", "stopped"):
         return State.INTERRUPTED, last.reason
     return State.INTERRUPTED, "its last start ended before training began" if not last.end else last.reason
+
+
+def _how_lost(owner: Seen | None) -> str:
+    if owner is not None and owner.owner is not None and known_to_be_gone(owner.owner, owner.path):
+        return "its process has ended without a word"
+    return "no sign of life: its process is stopped, or its machine is lost or out of reach"
 
 
 def _told(job: QueuedJob) -> str:
@@ -447,6 +468,15 @@ def _gpu_hours(
     if life is Life.LIVES and tries:
         seconds += seconds_between(tries[-1].last_seen, now)
     return gpus * seconds / 3600, "run folder"
+
+
+def _telling(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of saves in a row the last one: they would fill the screen."""
+    return [
+        event
+        for event, following in zip_longest(events, events[1:])
+        if following is None or event["event"] != "saved" or following["event"] != "saved"
+    ]
 
 
 def _hangs(events: Sequence[Mapping[str, Any]]) -> str:

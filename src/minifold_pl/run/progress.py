@@ -162,6 +162,7 @@ def _pace(events: Sequence[Mapping[str, Any]]) -> float | None:
     """Of the last start that came far enough to tell: from its first step to its last event that says a step."""
     pace = None
     first: tuple[datetime, int] | None = None
+    highest = -1
     for event in events:
         if event["event"] in ("settings", "started", "resumed"):
             first = None
@@ -173,8 +174,10 @@ def _pace(events: Sequence[Mapping[str, Any]]) -> float | None:
         if not isinstance(step, int):
             continue
         if first is None:
-            first = (now, step)
-        elif step > first[1] and now > first[0]:
+            first, highest = (now, step), step
+        elif step > highest and now > first[0]:
+            # What comes later at the same step is no training: waiting, a stop.
+            highest = step
             pace = (now - first[0]).total_seconds() / (step - first[1])
     return pace
 
