@@ -428,7 +428,7 @@ def test_pipes_dead_links_and_loops_are_told_or_passed(write, tmp_path):
 
 def test_files_may_have_any_name(write, tmp_path):
     content = write("1abc.pdb").read_bytes()
-    for k, name in enumerate([b"\xff\xfe.pdb", b"two\nlines.pdb", " .pdb".encode(), "日本.pdb".encode()]):
+    for k, name in enumerate([b"\xff\xfe.pdb", b"two\nlines.pdb", b" .pdb", "日本.pdb".encode()]):
         (tmp_path / "in" / os.fsdecode(name)).write_bytes(content if k else b"broken")
     report = prepare(tmp_path / "in", tmp_path / "store", TWO)
     names = {" .A", "1abc.A", "two\ufffdlines.A", "日本.A"}

@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
         return int(args.work(args))
     except ValueError as error:
         raise UserError(str(error)) from error
+    except BrokenPipeError:  # whoever reads what is printed has seen enough
+        raise
     except OSError as error:
         out = getattr(args, "out", None)  # the commands that write have it
         left = "; " + getattr(args, "left", "nothing was left behind") if out else ""

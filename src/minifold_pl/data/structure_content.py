@@ -145,7 +145,7 @@ _OTHERS: Final = {
     b"<!doctype html": "a web page",
     b"<html": "a web page",
     b"<?xml": "XML",
-    b"{": "JSON",
+    b"{": "JSON (a chain set is to be given by itself)",
     b">": "FASTA",
 }
 
