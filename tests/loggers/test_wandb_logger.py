@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ import pytest
 
 from minifold_pl.loggers import wandb_logger as room
 from minifold_pl.loggers.metrics_csv import MetricsCSV
-from minifold_pl.loggers.wandb_file import file_steps, steps_on_disk
+from minifold_pl.loggers.wandb_file import file_rows, file_steps, steps_on_disk
 from minifold_pl.loggers.wandb_logger import WandbMirror, _has_key, wandb_logger
 from minifold_pl.run.events import read_events
 from minifold_pl.run.folder import RunFolder
@@ -303,3 +304,86 @@ def test_files_that_are_cut_or_none_of_wandbs_have_the_steps_that_are_whole(
     assert steps_on_disk(folder.path / "wandb", one.mirror.version) == found
     path.write_bytes(b"nothing of the kind" * 10_000)
     assert file_steps(path) == set()
+
+
+def _everything(folder: RunFolder) -> list[tuple[int, dict[str, object]]]:
+    """Rows of every offline run, one after the other, as ``wandb sync`` would send them."""
+    files = sorted((folder.path / "wandb").glob("offline-run-*/*.wandb"))
+    return [row for path in files for row in file_rows(path)]
+
+
+def test_after_a_kill_and_a_resume_every_value_stands_at_its_step_exactly_once(folder, training) -> None:
+    one = training()
+    one.log(0, 1, 2, 5)
+    _until(lambda: _children(one.process().pid))
+    one.kill()
+    two = training()
+    two.metrics.resume_from(2)
+    two.log(2, 5, 7, 9)
+    two.end()
+    sent = _everything(folder)
+    assert sorted(step for step, _ in sent) == [0, 1, 2, 5, 7, 9]
+    for step, values in sent:
+        numbers = {
+            name: value for name, value in values.items() if not name.startswith(("figures/", "tables/"))
+        }
+        assert numbers == {"loss/total": float(step), "perf/x": 1.0, "epoch": step // 4}
+
+
+def test_the_last_row_of_a_training_that_ended_well_has_figures_and_tables(folder, training) -> None:
+    pytest.importorskip("matplotlib")
+    folder.create()
+    cell = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 8}
+    record = {"epoch": 1, "step": 4, "chains": 8, "scores": {"model": {"tm_score": cell, "x0_tm_t025": cell}}}
+    (folder.path / "ddim.jsonl").write_text(json.dumps(record) + "\n")
+    one = training()
+    one.log(3, 7, 11)
+    one.end()
+    *before, (step, last) = sorted(_everything(folder))
+    assert step == 11
+    assert {"figures/losses", "figures/one_step", "tables/epochs", "tables/scores"} <= {
+        name.split(".")[0] for name in last
+    }
+    assert not any(name.startswith(("figures/", "tables/")) for _, values in before for name in values)
+    (files,) = (folder.path / "wandb").glob("offline-run-*/files/media")
+    table = json.loads(next(files.glob("table/**/epochs*.json")).read_text())
+    assert table["columns"] == ["epoch", "step", "loss/total"]
+    assert table["data"] == [[1, 4, 3.0], [2, 8, 7.0], [3, 12, 11.0]]
+    assert len(list(files.glob("images/**/*.png"))) == 2
+    assert "wandb_results_failed" not in [event["event"] for event in read_events(folder.events)]
+
+
+def test_settings_data_and_code_come_to_wandb_and_the_files_as_an_artefact(folder, training) -> None:
+    folder.create()
+    folder.config.write_text("seed_everything: 7\n")
+    folder.identity.write_text(json.dumps({"code": {"package": "1.2", "commit": "abc"}, "data": "d" * 64}))
+    (folder.samples / "epoch-002").mkdir(parents=True)
+    (folder.samples / "epoch-002" / "a.pdb").write_text("END\n")
+    one = training()
+    one.log(0, 1)
+    one.end()
+    (path,) = (folder.path / "wandb").glob("offline-run-*/*.wandb")
+    held = path.read_bytes()
+    for part in (
+        b"seed_everything",
+        b"code_version",
+        b"data_digest",
+        b"d" * 64,
+        f"results-{one.mirror.version}".encode(),
+    ):
+        assert part in held, part
+    staged = {
+        item.name.split("-")[-1] for item in (folder.path / "wandb" / "data").rglob("*") if item.is_file()
+    }
+    assert staged, "the artefact's files wait beside the run"
+
+
+def test_figures_that_cannot_be_made_cost_no_number(folder, training) -> None:
+    folder.create()
+    one = training()
+    one.log(0, 1, 2)
+    (folder.samples / "epoch-001").mkdir(parents=True)
+    (folder.samples / "epoch-001" / "x.pdb").symlink_to("nowhere")
+    one.end()
+    assert _all_steps(folder) == [0, 1, 2]
+    assert "wandb_results_failed" in [event["event"] for event in read_events(folder.events)]

@@ -1,4 +1,4 @@
-"""Which steps a W&B run already has on this disk.
+"""What of a W&B run lies on this disk.
 
 W&B's service keeps what it is given in memory, some 30 kB at a time: a run that is killed loses it. So what counts is
 what its files hold. A ``.wandb`` file is a log in LevelDB's format (blocks of 32 KiB; checksum, length and kind before
@@ -7,11 +7,12 @@ each piece) of protocol-buffer records; the definitions of these come with the `
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 _MAGIC: Final = b":W&B"
 _FILE_HEADER: Final = 7
@@ -27,10 +28,14 @@ def steps_on_disk(folder: Path, run_id: str) -> set[int]:
 
 def file_steps(path: Path) -> set[int]:
     """The steps in one file; what was cut off at its end does not count."""
+    return {step for step, _ in file_rows(path)}
+
+
+def file_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Step and values of each row of one file in the order of writing, wandb's own values (``_step`` …) left out."""
     # Neither has type stubs that say what is in it.
     definitions = import_module("wandb.proto.wandb_internal_pb2")
     errors = import_module("google.protobuf.message")
-    found = set()
     for data in _records(path.read_bytes()):
         record = definitions.Record()
         try:
@@ -38,8 +43,9 @@ def file_steps(path: Path) -> set[int]:
         except errors.DecodeError:
             continue
         if record.WhichOneof("record_type") == "history":
-            found.add(int(record.history.step.num))
-    return found
+            named = {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+            values = {name: json.loads(text) for name, text in named.items() if not name.startswith("_")}
+            yield int(record.history.step.num), values
 
 
 def _records(content: bytes) -> Iterator[bytes]:

@@ -5,6 +5,9 @@ sends what W&B does not have. It is started by :class:`minifold_pl.loggers.wandb
 files until that says ``end`` or is gone; ``--once`` sends what there is and ends, to bring a run to W&B afterwards,
 whatever was lost on the way.
 
+Of a training that has ended well the last row also has its figures and tables, and an artefact the files that they
+are made from.
+
 A row is sent when the next one has begun, and then it is whole. At every start it asks what W&B has (the server, or
 the files of the offline runs), sends rows from before that are missing, and leaves out steps that are there: however
 often a run was killed, no step stands twice and none is missing.
@@ -21,17 +24,21 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic, sleep, strftime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import yaml
 
 from minifold_pl.loggers.csv_table import EPOCH, CsvReader, Row
 from minifold_pl.loggers.wandb_file import steps_on_disk
+from minifold_pl.loggers.wandb_results import define_groups, panels, results_artifact
 from minifold_pl.run.events import append_event
 from minifold_pl.run.folder import RunFolder
+from minifold_pl.run.kept import read_identity
+
+T = TypeVar("T")
 
 POLL: Final = 5.0
 """Seconds between two looks at the files."""
@@ -77,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with _limit(_HUNG):
                 mirror.send(all_of_it=whole)
             with _limit(_FINISH):
+                if whole:
+                    mirror.send_artifact()
                 run.finish()
             return 0
     # A process in which wandb has failed to start once cannot start it again, nor can its service, which children
@@ -97,6 +106,7 @@ class _Mirror:
     """Sends rows of the files to a W&B run, each once."""
 
     def __init__(self, folder: RunFolder, run: Any, known: Known) -> None:
+        self.folder = folder
         self.run = run
         self.known = known
         self.metrics = CsvReader(folder.metrics)
@@ -104,17 +114,33 @@ class _Mirror:
         self._rows: dict[int, Row] = {}
 
     def send(self, *, all_of_it: bool = False) -> None:
-        """Send what is whole by now; also the last row where ``all_of_it``."""
+        """Send what is whole by now; where ``all_of_it``, also the last row, with figures and tables."""
         for reader in (self.performance, self.metrics):
             for step, row in reader.new(all_of_it=all_of_it or reader is self.performance).items():
                 self._rows.setdefault(step, {}).update(row)
         end = self.metrics.last + 1 if all_of_it else self.metrics.last
         for step in sorted(step for step in self._rows if step < end):
             row = self._rows.pop(step)
-            if step not in self.known:
-                self.run.log(
-                    {name: _number(name, cell) for name, cell in row.items()}, step=step, commit=True
-                )
+            if step in self.known:
+                continue
+            values: dict[str, Any] = {name: _number(name, cell) for name, cell in row.items()}
+            if all_of_it and step == self.metrics.last:
+                values |= self._tried(lambda: panels(self.folder)) or {}
+            self.run.log(values, step=step, commit=True)
+
+    def send_artifact(self) -> None:
+        """Send the files behind figures and tables; W&B makes a new version of them only where they have changed."""
+        self._tried(lambda: self.run.log_artifact(results_artifact(self.folder, self.run.id)))
+
+    def _tried(self, work: Callable[[], T]) -> T | None:
+        """Numbers come first: figures that cannot be made must not cost them."""
+        try:
+            return work()
+        except Exception as error:
+            append_event(
+                self.folder.events, "wandb_results_failed", reason=f"{type(error).__name__}: {error}"[:300]
+            )
+            return None
 
 
 class Known:
@@ -136,6 +162,8 @@ class Known:
 def _open(folder: RunFolder, mode: Literal["online", "offline"], project: str) -> tuple[Any, Known]:
     """The W&B run and what it has."""
     os.environ.setdefault("WANDB_SILENT", "true")
+    # Artefacts wait there for `wandb sync`: with the run, not in a home folder that the next machine may not have.
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder.path.resolve() / "wandb" / "data"))
     run_id = folder.wandb_id.read_text().strip()
     place = folder.wandb_id.parent
     while list(place.glob(f"*run-{strftime('%Y%m%d_%H%M%S')}-{run_id}")):
@@ -157,6 +185,7 @@ def _open(folder: RunFolder, mode: Literal["online", "offline"], project: str) -
                 console="off", silent=True, x_disable_stats=True, init_timeout=INIT_TIMEOUT
             ),
         )
+    define_groups(run)
     return run, Known(int(run.starting_step), known)
 
 
@@ -173,11 +202,14 @@ def _follow(mirror: _Mirror, parent: int) -> bool:
 
 
 def _config(folder: RunFolder) -> dict[str, Any]:
+    """The run's settings, and under ``code_version`` and ``data_digest`` what they were used with."""
     try:
         content = yaml.safe_load(folder.config.read_text())
     except (OSError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        content = {}
+    identity = read_identity(folder)
+    known = {"code_version": identity.get("code"), "data_digest": identity.get("data")}
+    return {**(content if isinstance(content, dict) else {}), **{k: v for k, v in known.items() if v}}
 
 
 def _number(name: str, cell: str) -> float | int:
