@@ -238,7 +238,7 @@ def test_submitting_from_inside_a_job_takes_nothing_over(
             "--gres=gpu:2",
             "--wrap",
             f"env > {tmp_path}/outer.env; {words}",
-        ],  # fmt: skip
+        ],
         env=inside,
         check=True,
         capture_output=True,

@@ -1,0 +1,114 @@
+"""``submit --cluster local`` with the real training: the same promises without a scheduler."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from tests.resilience.training import outcome
+from tests.slurm.cluster import Run, command, until
+from tests.slurm.conftest import training
+
+from minifold_pl.run.marker import RunState, read_marker
+
+pytestmark = pytest.mark.slow
+Start = Callable[..., Run]
+
+
+@pytest.fixture
+def start(store: Path, environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
+    runs: list[Run] = []
+
+    def _start(*more: str) -> Run:
+        folder = tmp_path / "run"
+        asked = [
+            "submit",
+            "--cluster",
+            "local",
+            *training(store),
+            "--run.dir",
+            str(folder),
+            "--backoff",
+            "1",
+            *more,
+        ]
+        done = subprocess.run(command(asked), env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        runs.append(Run(folder, None))
+        return runs[-1]
+
+    yield _start
+    for run in runs:
+        for line in run.lines("began"):
+            with suppress(ProcessLookupError):
+                os.kill(int(str(line["pid"])), signal.SIGTERM)
+
+
+def test_kills_and_signals_change_nothing(start: Start, undisturbed: dict[str, str]) -> None:
+    run = start()
+    run.trains(rows=8)
+    os.kill(run.pids()[0], signal.SIGKILL)
+    run.trains(starts=2)
+    os.kill(run.pids()[0], signal.SIGTERM)
+    run.trains(starts=3)
+    # The machine is to be switched off: the supervisor is asked, and later somebody submits again.
+    os.kill(int(run.job), signal.SIGTERM)
+    until(lambda: run.lines("left"), 60.0, run.told())
+    assert start().folder == run.folder
+    run.ends("done")
+    assert run.starts() == 4, run.told()
+    assert outcome(run.folder) == undisturbed
+
+
+def test_a_second_supervisor_is_refused(
+    start: Start, store: Path, environment: dict[str, str], undisturbed: dict[str, str]
+) -> None:
+    run = start()
+    run.trains()
+    asked = ["submit", "--cluster", "local", *training(store), "--run.dir", str(run.folder)]
+    done = subprocess.run(command(asked), env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "looked after already" in done.stderr
+    # Its supervisor killed, the training lives on; who submits then waits for it and finds it done.
+    os.kill(int(run.job), signal.SIGKILL)
+    assert run.pids()
+    start()
+    run.ends("done")
+    assert run.starts() == 1 and outcome(run.folder) == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("more", "starts", "told"),
+    [
+        (("--trainer.callbacks+", '{"class_path": "tests.slurm.pace.Crash"}'), 3, "planted"),
+        (("--data.path", "/nowhere/at/all"), 3, "/nowhere/at/all"),
+    ],
+    ids=["crash", "no data"],
+)
+def test_what_cannot_go_on_is_given_up_with_the_reason(
+    start: Start, more: tuple[str, ...], starts: int, told: str
+) -> None:
+    run = start(*more)
+    run.ends("gave_up")
+    marker = read_marker(run.folder / "state.json")
+    assert len(run.lines("try")) == starts, run.told()
+    assert marker is not None and marker.state is RunState.HALTED and told in marker.reason
+
+
+def test_waiting_tells_the_end(store: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    asked = [
+        "submit",
+        "--cluster",
+        "local",
+        *training(store, pace=0.0, epochs=1),
+        "--run.dir",
+        str(tmp_path / "run"),
+    ]
+    done = subprocess.run(
+        command([*asked, "--wait"]), env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0 and "done: finished" in done.stdout, done.stderr + done.stdout
