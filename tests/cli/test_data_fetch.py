@@ -46,6 +46,18 @@ def test_the_data_set_is_fetched_and_prepared_and_a_second_time_nothing_is_left_
     out = capsys.readouterr().out
     assert out.count("there already") == 3
     assert "nothing was done" in out
+    for path in (tmp_path / "cath").glob("chain_set*"):
+        path.unlink()
+    assert main(command) == 0  # fetched anew, and the same as before
+    assert "nothing was done" in capsys.readouterr().out
+    for path in (tmp_path / "cath").glob("chain_set*"):
+        path.unlink()
+    chains = tmp_path / "mirror" / "chain_set.jsonl"
+    chains.write_text("\n".join(chains.read_text().splitlines()[:2]) + "\n")
+    assert main(command) == 1
+    assert "--overwrite replaces it" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+    assert ChainStore.open(tmp_path / "cath" / "store").names == ("a", "b")
 
 
 @pytest.mark.parametrize(

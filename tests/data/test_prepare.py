@@ -1,5 +1,7 @@
 import json
+import os
 import resource
+import shutil
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -188,6 +190,11 @@ def test_a_store_of_another_source_or_other_settings_stays_refused(source, tmp_p
     _splits(splits, train=["b"])
     with pytest.raises(StoreError, match="--overwrite replaces it"):
         prepare(source, tmp_path / "split", PrepareSettings(splits=splits))
+    os.utime(source, (1, 1))
+    (tmp_path / "copy").mkdir()
+    shutil.copy(source, tmp_path / "copy")
+    assert prepare(source, tmp_path / "store").already_there
+    assert prepare(tmp_path / "copy" / source.name, tmp_path / "store").already_there
     source.write_text(source.read_text() + make_line("e") + "\n")
     with pytest.raises(StoreError, match="--overwrite replaces it"):
         prepare(source, tmp_path / "store")

@@ -47,6 +47,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--timeout", type=float, default=60.0, metavar="S", help="seconds without data (default 60)"
     )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a store that was made of something else"
+    )
     parser.add_argument("--download-only", action="store_true", help="make no store")
     parser.set_defaults(work=_work)
 
@@ -75,13 +78,10 @@ def _work(args: argparse.Namespace) -> int:
         print(f"{fetched.path}  {what}, sha256 {fetched.sha256}")
     if args.download_only:
         return 0
-    return _prepare(done.chain_set.path, done.splits.path, args.out / _STORE)
-
-
-def _prepare(chain_set: Path, splits: Path, store: Path) -> int:
     from minifold_pl.cli.main import main
 
-    return main(["data", "prepare", str(chain_set), "--splits", str(splits), "--out", str(store)])
+    prepare = ["data", "prepare", str(done.chain_set.path), "--splits", str(done.splits.path)]
+    return main([*prepare, "--out", str(args.out / _STORE), *["--overwrite"][: args.overwrite]])
 
 
 def _say(text: str) -> None:

@@ -40,6 +40,7 @@ from minifold_pl.data.source_work import (
     SequenceTable,
     StructureFiles,
     Work,
+    file_sha256,
 )
 from minifold_pl.data.split import SplitFractions, assign_splits
 from minifold_pl.data.splits_file import SPLITS_FILE, SplitTable, read_splits
@@ -137,7 +138,12 @@ def _is_made(out: Path, work: Work, provenance: dict[str, Any], settings: Prepar
     if work.adds and not all(account.sha256 for account in accounts):
         return False  # what could not be read is tried again
     made_of = [SourceFile(account.path, account.size, account.mtime_ns) for account in accounts]
-    return made_of == list(work.files)
+    if made_of == list(work.files):
+        return True
+    if work.adds or len(accounts) != 1:
+        return False  # files that were touched are looked at one by one
+    (account,), (file,) = accounts, work.files  # one large file, perhaps copied or fetched anew
+    return account.size == file.size and account.sha256 == file_sha256(file.path)
 
 
 def _with_splits_of_store(

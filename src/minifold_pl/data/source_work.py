@@ -93,7 +93,7 @@ class StructureFiles:
             "kind": "structures",
             "min_length": settings.min_length,
             "min_complete": settings.min_complete,
-            "cath_domains": [_sha256(path) for path in settings.cath_domains],
+            "cath_domains": [file_sha256(path) for path in settings.cath_domains],
             "domains": settings.domains,
             "cath_nodes": _digest(sorted(splits.cath_nodes.items())) if splits.cath_nodes else None,
         }
@@ -245,7 +245,7 @@ class ChainSet:
             "format": FORMAT,
             "kind": "chain set",
             "min_length": settings.min_length,
-            "cath_domains": [_sha256(path) for path in settings.cath_domains],
+            "cath_domains": [file_sha256(path) for path in settings.cath_domains],
             "domains": settings.domains,
         }
         self.identity = {**self.settings, "file": [self._file.path, self._file.size, self._file.mtime_ns]}
@@ -309,7 +309,7 @@ class ChainSet:
 
     def items(self, journal: Journal) -> Iterator[tuple[SourceFile, str, Iterable[Entry]]]:
         """The file with its lines."""
-        yield self._file, "", self._entries(journal)
+        yield self._file, file_sha256(self._path), self._entries(journal)
 
     def _entries(self, journal: Journal) -> Iterator[Entry]:
         settings = self._settings
@@ -345,7 +345,7 @@ class SequenceTable:
             "format": FORMAT,
             "kind": "sequences",
             "min_length": settings.min_length,
-            "cath_domains": [_sha256(path) for path in settings.cath_domains],
+            "cath_domains": [file_sha256(path) for path in settings.cath_domains],
         }
         self.identity = self.settings
         if settings.domains:
@@ -361,7 +361,11 @@ class SequenceTable:
         wanted = range(sys.maxsize)
         if self._settings.shard is not None:
             wanted = shard_range(sum(1 for _ in self._entries()), *self._settings.shard)
-        yield self._file, "", itertools.islice(self._entries(), wanted.start, wanted.stop)
+        yield (
+            self._file,
+            file_sha256(self._path),
+            itertools.islice(self._entries(), wanted.start, wanted.stop),
+        )
 
     def _entries(self) -> Iterator[Entry]:
         problems: list[Problem] = []
@@ -393,7 +397,12 @@ def _key(file: SourceFile) -> str:
     return f"{file.path}\0{file.size}\0{file.mtime_ns}"
 
 
-def _sha256(path: str | Path) -> str:
+def file_sha256(path: str | Path) -> str:
+    """Of a file's bytes.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
