@@ -7,22 +7,19 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from minifold_pl.cli.allocator import return_large_blocks
+from minifold_pl.cli.checkpoint_chains import chains_of, load_checkpoint
 from minifold_pl.cli.errors import UserError
 from minifold_pl.cli.generation import (
     choose_device,
-    load_model,
     out_of_memory_told,
     positive,
     told_to_the_user,
 )
 from minifold_pl.cli.output_file import output_told
 from minifold_pl.cli.progress import progress
-
-if TYPE_CHECKING:
-    from minifold_pl.data.dataset import ChainDataset
 
 NOISE_TIMES = (25, 75, 225, 475, 725, 975)
 GRADIENT_TIMES = (125, 375, 625, 875)
@@ -197,8 +194,8 @@ def run_noise(args: argparse.Namespace) -> int:
 
     if args.plot is not None:
         diagnose_tables.check_plot(args.plot)
-    module, content = _load(args, "diffusion")
-    chains = _chains(args, module, content)
+    module, content = load_checkpoint(args, "diffusion")
+    chains = chains_of(args, module, content)
     times = _timesteps(args, module, NOISE_TIMES)
     with progress("noise", len(chains)) as advance, told_to_the_user(exit_code=2), out_of_memory_told():
         found = noise_scores(
@@ -215,8 +212,8 @@ def run_sequence(args: argparse.Namespace) -> int:
     from minifold_pl.cli import diagnose_tables
     from minifold_pl.diagnostics.sequence import sequence_scores
 
-    module, content = _load(args, "diffusion")
-    chains = _chains(args, module, content)
+    module, content = load_checkpoint(args, "diffusion")
+    chains = chains_of(args, module, content)
     times = _timesteps(args, module, SEQUENCE_TIMES)
     with progress("sequence", len(chains)) as advance, told_to_the_user(exit_code=2), out_of_memory_told():
         found = sequence_scores(
@@ -231,8 +228,8 @@ def run_gradients(args: argparse.Namespace) -> int:
     from minifold_pl.cli import diagnose_tables
     from minifold_pl.diagnostics.gradients import gradient_report
 
-    module, content = _load(args, None)
-    chains = _chains(args, module, content)
+    module, content = load_checkpoint(args, None)
+    chains = chains_of(args, module, content)
     times: tuple[int, ...] = ()
     if module.stage == "diffusion":
         times = _timesteps(args, module, GRADIENT_TIMES)
@@ -264,7 +261,7 @@ def run_overfit(args: argparse.Namespace) -> int:
             seconds=args.seconds, steps=args.steps, lr=args.lr, noise_draws=args.draws, seed=args.seed
         )
     module, content = _load_or_build(args)
-    chains = _chains(args, module, content)
+    chains = chains_of(args, module, content)
     batch = collate([chains[i] for i in range(len(chains))]).to(next(module.parameters()).device)
     content["settings"] = asdict(config)
     with out_of_memory_told():
@@ -273,23 +270,13 @@ def run_overfit(args: argparse.Namespace) -> int:
     return _tell(args, {**content, **told}, diagnose_tables.show_overfit)
 
 
-def _load(args: argparse.Namespace, stage: str | None) -> tuple[Any, dict[str, Any]]:
-    if args.ckpt.is_dir():
-        args.ckpt = _best_of(args.ckpt)
-    module, record = load_model(args, stage)
-    return module, {
-        "checkpoint": record,
-        "settings": {"seed": args.seed, "batch_size": getattr(args, "batch_size", None)},
-    }
-
-
 def _load_or_build(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     if (args.ckpt is None) == (args.config is None):
         raise UserError("give either a CHECKPOINT or --config: what is to learn the chains?", exit_code=2)
     if args.config is None:
         if args.set:
             raise UserError("--set changes a --config; a checkpoint's model is as it is", exit_code=2)
-        return _load(args, None)
+        return load_checkpoint(args, None)
     from minifold_pl.cli.lightning_cli import instantiate_model, resolve_config
 
     overrides = [f"--{setting.lstrip('-')}" for setting in args.set]
@@ -298,53 +285,6 @@ def _load_or_build(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         path = resolve_config(args.config, overrides)["data"]["path"]
         args.data = Path(path) if path else None
     return module.to(choose_device(args.device)), {"checkpoint": None, "config": args.config, "set": args.set}
-
-
-def _best_of(folder: Path) -> Path:
-    best = folder / "checkpoints" / "best.ckpt"
-    if not best.is_file():
-        raise UserError(f"{folder} is a folder without checkpoints/best.ckpt; give a checkpoint", exit_code=2)
-    return best
-
-
-def _chains(args: argparse.Namespace, module: Any, content: dict[str, Any]) -> ChainDataset:
-    """Whole chains of the data set, no longer than the model reads; what they are goes into ``content``."""
-    from minifold_pl.data.dataset import ChainDataset
-    from minifold_pl.data.store import ChainStore
-
-    path = args.data or _data_of_the_run(args.ckpt)
-    limits = [n for n in (module.max_residues, args.max_length) if n is not None]
-    with told_to_the_user(exit_code=2):
-        store = ChainStore.open(path)
-        chains = ChainDataset(
-            store, args.split, max_length=min(limits) if limits else None, long_chains="drop", seed=args.seed,
-            limit=args.chains, architectures=tuple(module.architecture_labels) or None,
-            needs=module.needs,
-        )  # fmt: skip
-    content["data"] = {
-        "path": str(path),
-        "provenance": dict(store.provenance),
-        "split": args.split,
-        "chains": len(chains),
-        "max_length": min(limits) if limits else None,
-    }
-    return chains
-
-
-def _data_of_the_run(ckpt: Path | None) -> Path:
-    import yaml
-
-    unknown = UserError("give a prepared data set with --data", exit_code=2)
-    if ckpt is None:
-        raise unknown
-    config = ckpt.parent.parent / "config.yaml"
-    try:
-        path = Path(yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["path"]).expanduser()
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        raise unknown from None
-    if not path.is_dir():
-        raise UserError(f"the run's data set {path} is not here: give one with --data", exit_code=2)
-    return path
 
 
 def _timesteps(args: argparse.Namespace, module: Any, default: Sequence[int]) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ LIGHTNING = {
 }
 COMMANDS = (
     "submit", "status", "stop", "logs",
-    "data", "sample", "evaluate", "score", "diagnose", "report", "describe", "ckpt",
+    "data", "sample", "evaluate", "score", "diagnose", "plot", "report", "describe", "ckpt",
 )  # fmt: skip
 """Modules of this package with ``add_parser(subparsers)``; each parser's default ``run`` does the work."""
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from minifold_pl.data.dataset import ChainDataset
 from minifold_pl.diagnostics.chains import batches
-from minifold_pl.geometry.backbone import torsions
-from minifold_pl.geometry.measures import bond_mask, pseudo_dihedrals, quartet_mask
+from minifold_pl.geometry.measures import pseudo_dihedrals, quartet_mask
+from minifold_pl.metrics.ramachandran import phi_psi_pairs
 from minifold_pl.modules.diffusion import DiffusionModule
 from minifold_pl.modules.one_step import one_step
 from minifold_pl.modules.sampling import SamplerConfig
+from minifold_pl.modules.structures import final_structures
 
 TRUTH: Final = "truth"
 SAMPLES: Final = "samples"
@@ -57,7 +58,7 @@ def predicted_pseudo_pairs(
 ) -> dict[str, Pairs]:
     """Consecutive Cα dihedrals of a sample of every chain, and of the structure guessed in one step from ``t``.
 
-    At the places at which the truth was observed. Samples are those of ``evaluate`` for the same seed; what is not
+    At the places at which the truth was observed. Samples are those that ``evaluate`` scores for the same seed; what is not
     finite is left out.
 
     Raises:
@@ -68,12 +69,47 @@ def predicted_pseudo_pairs(
         mask, bonded = batch.ca_mask.cpu(), batch.bonded.cpu()
         with torch.inference_mode():
             keys = [f"{name}/0" for name in batch.names]
-            drawn = module.sample(batch, sampler, seed=seed, keys=keys).x0.float().cpu()
+            chains_drawn = final_structures(module.sample(batch, sampler, seed=seed, keys=keys), batch)
             guessed = one_step(module, batch, (t,), seed=seed).x0[0].float().cpu()
-        found[SAMPLES].append(pseudo_pairs(drawn, mask, bonded))
+        for row, chain in enumerate(chains_drawn):
+            length = len(chain.ca)
+            found[SAMPLES].append(
+                pseudo_pairs(chain.ca[None], mask[row, None, :length], bonded[row, None, :length])
+            )
         found[ONE_STEP].append(pseudo_pairs(guessed, mask, bonded))
         advance(len(batch))
     return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def predicted_phi_psi_pairs(
+    module: DiffusionModule,
+    chains: ChainDataset,
+    sampler: SamplerConfig,
+    *,
+    seed: int,
+    batch_size: int,
+    advance: Callable[[int], None] = lambda count: None,
+) -> dict[str, Pairs]:
+    """φ and ψ of a sample of every chain, as it is written, at the residues at which those of the truth are known.
+
+    Samples are those that ``evaluate`` scores for the same seed; what is not finite is left out.
+
+    Raises:
+        ValueError: The model predicts Cα alone.
+    """
+    if module.needs != "backbone":
+        raise ValueError("this model predicts Cα alone, which has no φ and ψ; draw its Cα dihedrals instead")
+    found = []
+    for batch in batches(chains, batch_size, module.device):
+        keys = [f"{name}/0" for name in batch.names]
+        with torch.inference_mode():
+            drawn = final_structures(module.sample(batch, sampler, seed=seed, keys=keys), batch)
+        for row, chain in enumerate(drawn):
+            length = len(chain.coords)
+            known, bonded = batch.atom_mask[row, None, :length].cpu(), batch.bonded[row, None, :length].cpu()
+            found.append(_finite(torch.from_numpy(phi_psi_pairs(chain.coords[None], known, bonded))))
+        advance(len(batch))
+    return {SAMPLES: np.concatenate(found)}
 
 
 def pseudo_pairs(ca: Float[Tensor, "b l 3"], mask: Bool[Tensor, "b l"], bonded: Bool[Tensor, "b l"]) -> Pairs:
@@ -84,18 +120,6 @@ def pseudo_pairs(ca: Float[Tensor, "b l 3"], mask: Bool[Tensor, "b l"], bonded: 
     whole = quartet_mask(mask, bonded)
     pairs = torch.stack((angles[:, :-1], angles[:, 1:]), -1)
     return _finite(pairs[whole[:, :-1] & whole[:, 1:]])
-
-
-def phi_psi_pairs(
-    coords: Float[Tensor, "b l 4 3"], atom_mask: Bool[Tensor, "b l 4"], bonded: Bool[Tensor, "b l"]
-) -> Pairs:
-    """φ and ψ of residue i, where C of i − 1, N, Cα and C of i, and N of i + 1 are there and joined; Å."""
-    if coords.shape[1] < 3:
-        return np.zeros((0, 2))
-    phi, psi, _ = torsions(coords.double())
-    joined = bond_mask(atom_mask[..., :3].all(-1), bonded)
-    pairs = torch.rad2deg(torch.stack((phi[:, 1:-1], psi[:, 1:-1]), -1))
-    return _finite(pairs[joined[:, :-1] & joined[:, 1:]])
 
 
 def _finite(pairs: Tensor) -> Pairs:

@@ -108,7 +108,7 @@ def ramachandran_figure(
     highest = max(float(density.max()) for density in densities)
     title = "Ramachandran plot" if kind == PHI_PSI else "Pseudo-Ramachandran plot"
     with look(theme) as made:
-        figure = made.figure(3.9 * len(sets) + 0.9, 5.5, title, about)
+        figure = made.figure(3.9 * len(sets) + 0.9, 5.6, title, about)
         grid = figure.subplots(1, len(sets), sharex=True, sharey=True, squeeze=False)[0]
         norm = LogNorm(vmin=max(highest * _FAINTEST, 1e-3), vmax=highest)
         for axes, one, density, told in zip(grid, sets, densities, numbers, strict=True):
@@ -152,7 +152,7 @@ def _draw_set(
         _outline(made, axes, basin, made.colour(k + 1))
     axes.set_title(one.name)
     axes.grid(True, color=made.theme.grid, zorder=0)
-    axes.set(xlim=(-180, 180), ylim=(-180, 180), aspect="equal")
+    axes.set(xlim=(-180, 180), ylim=(-180, 180), aspect="auto")
     axes.set_xticks(range(-180, 181, 90))
     axes.set_yticks(range(-180, 181, 90))
     return image

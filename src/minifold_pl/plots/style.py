@@ -172,11 +172,7 @@ def look(theme: ThemeName) -> Iterator[Look]:
     for figure in made._figures:
         for axes in figure.axes:
             # Ticks are made when a figure is first drawn, when the settings above are gone.
-            for way in ("x", "y"):
-                size = axes.xaxis.get_label().get_fontsize() - 1
-                axes.tick_params(
-                    axis=way, which="both", color=chosen.muted, labelcolor=chosen.muted, labelsize=size
-                )
+            axes.tick_params(which="both", color=chosen.muted, labelcolor=chosen.muted, labelsize=8)
 
 
 def picture(figure: Figure, kind: PictureKind = "png", *, dpi: int = 150) -> bytes:

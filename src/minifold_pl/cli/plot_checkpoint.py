@@ -1,0 +1,156 @@
+"""Figures that need a model: dihedrals, contact maps, embeddings."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from minifold_pl.cli.checkpoint_chains import chains_of, load_checkpoint
+from minifold_pl.cli.errors import UserError
+from minifold_pl.cli.generation import out_of_memory_told, sampler_settings, told_to_the_user
+from minifold_pl.cli.progress import progress
+from minifold_pl.constants import CATH_CLASSES, NO_LABEL
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from minifold_pl.data.dataset import ChainDataset
+
+
+def draw_ramachandran(args: argparse.Namespace) -> tuple[Figure, dict[str, Any]]:
+    """The figure, and its numbers."""
+    from minifold_pl.diagnostics import dihedrals
+    from minifold_pl.plots.ramachandran import (
+        PHI_PSI,
+        PSEUDO,
+        DihedralSet,
+        dihedral_numbers,
+        ramachandran_figure,
+    )
+
+    kind = PHI_PSI if args.kind == "phi-psi" else PSEUDO
+    module, content = load_checkpoint(args, "diffusion")
+    if kind == PHI_PSI and module.needs != "backbone":
+        raise UserError(
+            f"{args.ckpt} predicts Cα alone, which has no φ and ψ: draw its Cα dihedrals (--kind pseudo)",
+            exit_code=2,
+        )
+    chains = chains_of(args, module, content)
+    sampler = sampler_settings(module, args)
+    settings = {"seed": args.seed, "batch_size": args.batch_size}
+    with progress("sampling", len(chains)) as advance, told_to_the_user(exit_code=2), out_of_memory_told():
+        if kind == PHI_PSI:
+            truth = dihedrals.true_phi_psi_pairs(chains)
+            found = dihedrals.predicted_phi_psi_pairs(module, chains, sampler, **settings, advance=advance)
+        else:
+            truth = dihedrals.true_pseudo_pairs(chains)
+            found = dihedrals.predicted_pseudo_pairs(
+                module, chains, sampler, t=args.t, **settings, advance=advance
+            )
+    drawn = f"{sampler.steps} steps, η {sampler.eta:g}, guidance {sampler.guidance:g}, seed {args.seed}"
+    sets = [DihedralSet(name="truth", angles=truth, told=f"{len(chains)} chains of {args.split}")]
+    sets += [DihedralSet(name="DDIM samples", angles=found[dihedrals.SAMPLES], told=drawn)]
+    if dihedrals.ONE_STEP in found:
+        sets += [DihedralSet(name=f"one step from t = {args.t}", angles=found[dihedrals.ONE_STEP])]
+    content["settings"] |= {**asdict(sampler), "t": args.t, "kind": args.kind}
+    content["sets"] = [
+        one._asdict() if hasattr(one, "_asdict") else asdict(one) for one in dihedral_numbers(sets, kind)
+    ]
+    return ramachandran_figure(sets, kind, about=_about(content), theme=args.theme), content
+
+
+def draw_contacts(args: argparse.Namespace) -> tuple[Figure, dict[str, Any]]:
+    """The figure, and its numbers."""
+    from minifold_pl.diagnostics.contact_maps import one_of_each_class, predicted_maps
+    from minifold_pl.plots.contacts import ContactPanel, contact_figure
+
+    module, content = load_checkpoint(args, None)
+    count, args.chains = args.chains, None
+    if args.names:
+        args.split = "all"
+    chains = _with_coordinates(chains_of(args, module, content))
+    places = _named(chains, args.names) if args.names else one_of_each_class(chains, count, args.seed)
+    with out_of_memory_told():
+        maps = predicted_maps(module, chains, places)
+    content["data"]["chains"] = len(maps)
+    content["chains"] = {one.name: one.scores for one in maps}
+    panels = [
+        ContactPanel(
+            name=one.name, contact=one.contact, probability=one.probability, observed=one.observed, scores=one.scores,
+            told=_class_name(one.cath_class),
+        )
+        for one in maps
+    ]  # fmt: skip
+    return contact_figure(panels, about=_about(content), theme=args.theme), content
+
+
+def draw_embedding(args: argparse.Namespace) -> tuple[Figure, dict[str, Any]]:
+    """The figure, and its numbers."""
+    from minifold_pl.diagnostics import embeddings
+    from minifold_pl.plots.embedding import Labelling, Projection, embedding_figure
+
+    module, content = load_checkpoint(args, None)
+    chains = chains_of(args, module, content)
+    with progress("embedding", len(chains)) as advance, out_of_memory_told():
+        found = embeddings.pooled_embeddings(module, chains, batch_size=args.batch_size, advance=advance)
+    components = embeddings.principal_components(found.vectors)
+    first, second = (
+        f"PC {k + 1} ({share:.0%} of the variance)" for k, share in enumerate(components.explained)
+    )
+    projections = [Projection(name="PCA", points=components.points, axes=(first, second))]
+    note = ""
+    if embeddings.has_umap():
+        points = embeddings.umap_points(found.vectors, args.seed)
+        projections.append(Projection(name="UMAP", points=points, axes=("UMAP 1", "UMAP 2")))
+    else:
+        note = f"no UMAP: {embeddings.NO_UMAP}"
+    labellings = [
+        Labelling.of("CATH class", found.classes, found.vectors),
+        Labelling.of("architecture", found.architectures, found.vectors),
+    ]
+    content |= {
+        "explained": list(components.explained),
+        "silhouette": {one.name: one.silhouette for one in labellings},
+        "umap": note or "drawn",
+    }
+    return embedding_figure(
+        projections, labellings, about=_about(content), note=note, theme=args.theme
+    ), content
+
+
+def _with_coordinates(chains: ChainDataset) -> ChainDataset:
+    """A first-stage model reads chains without coordinates, too; they have no contacts."""
+    kept = chains.store.has_coords[chains.indices]
+    if not kept.any():
+        raise UserError(
+            f"no chain of split {chains.split!r} in {chains.store.path} has coordinates, and so contacts"
+        )
+    chains.indices = chains.indices[kept]
+    return chains
+
+
+def _named(chains: ChainDataset, names: list[str]) -> list[int]:
+    places = {chains.store.name(int(i)): place for place, i in enumerate(chains.indices)}
+    missing = [name for name in names if name not in places]
+    if missing:
+        raise UserError(
+            f"{', '.join(missing)}: not in {chains.store.path}, without coordinates, or longer than the model reads",
+            exit_code=2,
+        )
+    return [places[name] for name in names]
+
+
+def _class_name(label: int) -> str:
+    return "CATH class unknown" if label == NO_LABEL else CATH_CLASSES[label]
+
+
+def _about(content: dict[str, Any]) -> str:
+    """Which weights, and on what."""
+    checkpoint, data = content["checkpoint"], content["data"]
+    synthetic = "SYNTHETIC data, " if "synthetic" in data["provenance"] else ""
+    return (
+        f"{checkpoint['path']}, step {checkpoint['step']}, "
+        f"{checkpoint['weights']} weights {checkpoint['sha256'][:12]}; "
+        f"{synthetic}{data['chains']} chains of {data['split']}"
+    )
