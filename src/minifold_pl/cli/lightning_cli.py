@@ -14,6 +14,7 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError
+from lightning.pytorch.callbacks.progress import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -26,6 +27,7 @@ from minifold_pl.callbacks.exact_resume import ExactResume
 from minifold_pl.callbacks.gradient_tripwire import GradientTripwire
 from minifold_pl.callbacks.hang_watch import HangWatch
 from minifold_pl.callbacks.lease_keeper import LeaseKeeper
+from minifold_pl.callbacks.live_bar import use_live_bar
 from minifold_pl.callbacks.loss_spike import LossSpike
 from minifold_pl.callbacks.lost_rank import rank_loss
 from minifold_pl.callbacks.module_clipping import ModuleClipping
@@ -164,6 +166,9 @@ class MinifoldCLI(LightningCLI):
             plugins=[*plugins, AtomicCheckpointIO(None if lease is None else lease.check)],
             **kwargs,
         )
+        chosen = self._get(self.config_init, "trainer").get("callbacks") or []
+        if not any(isinstance(callback, ProgressBar) for callback in chosen):
+            use_live_bar(trainer)
         if isinstance(trainer.strategy, DDPStrategy):
             # Which parameters a batch uses is drawn for it: without self-conditioning, its map has no gradient.
             trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
