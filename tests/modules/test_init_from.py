@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from minifold_pl.callbacks.ema import EMA
-from minifold_pl.checkpoint.contents import CheckpointError, summary
+from minifold_pl.checkpoint.contents import CheckpointError, summary, verify
 from minifold_pl.checkpoint.io import save
 from minifold_pl.modules.base import CHECKPOINT_KEY
 from minifold_pl.modules.init_from import InitFrom
@@ -282,6 +282,67 @@ def test_a_checkpoint_of_the_other_stage_is_refused(
         begin(diffusion, saved(contact_checkpoint))
     with pytest.raises(ValueError, match="is a diffusion checkpoint where a contact checkpoint is needed"):
         begin(contact, saved(diffusion_checkpoint))
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"stage": torch.zeros(3)},
+        {"stage": "diffusion", "format": "new"},
+        {"stage": "diffusion", "format": torch.zeros(2)},
+        {"stage": ["diffusion"]},
+        "diffusion",
+    ],
+)
+def test_a_file_that_says_strange_things_of_itself_is_refused_in_a_line(
+    diffusion, diffusion_checkpoint, saved, about
+) -> None:
+    with pytest.raises(ValueError, match=r"not written by minifold-pl|has format"):
+        begin(diffusion, saved({**diffusion_checkpoint, CHECKPOINT_KEY: about}))
+
+
+def test_a_strange_lineage_does_not_travel_on(diffusion, diffusion_checkpoint, saved) -> None:
+    lineage = [3, {"ckpt": torch.zeros(9), "step": 4}, {"ckpt": "a.ckpt", "junk": "x" * 1000}] * 50
+    about = {
+        **diffusion_checkpoint[CHECKPOINT_KEY], "initialised": {"ckpt": "b.ckpt", "modules": 3, "before": lineage},
+    }  # fmt: skip
+    begin(diffusion, saved({**diffusion_checkpoint, CHECKPOINT_KEY: about}))
+    before = diffusion.initialised["before"]
+    assert before[:3] == [{"ckpt": "b.ckpt"}, {"step": 4}, {"ckpt": "a.ckpt"}]
+    assert len(before) <= 20
+
+
+def test_labels_that_are_none_leave_the_head_fresh(contact, contact_checkpoint, saved) -> None:
+    contact.architecture_labels = ("1.10",)
+    about = {**contact_checkpoint[CHECKPOINT_KEY], "architectures": 7}
+    begin(contact, saved({**contact_checkpoint, CHECKPOINT_KEY: about}))
+    assert contact.initialised["modules"]["encoder.architectures"].keys() == {"fresh"}
+
+
+@pytest.mark.parametrize("times", [1, 5])
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
+    diffusion, diffusion_checkpoint, tmp_path, monkeypatch, times
+) -> None:
+    """The run it comes from may still train: what is noted must be the file whose weights were taken."""
+    path, left = tmp_path / "best.ckpt", [times]
+    save(diffusion_checkpoint, path)
+    newer = {name: value + 1 for name, value in diffusion_checkpoint["state_dict"].items()}
+
+    def replaced_after(path):
+        verified = verify(path)
+        if left[0]:
+            left[0] -= 1
+            save({**diffusion_checkpoint, "state_dict": newer, "global_step": 9 + left[0]}, path)
+        return verified
+
+    monkeypatch.setattr("minifold_pl.modules.init_from.verify", replaced_after)
+    if times > 3:
+        with pytest.raises(CheckpointError, match="was replaced while it was read"):
+            begin(diffusion, path)
+        return
+    begin(diffusion, path)
+    assert diffusion.initialised["sha256"] == verify(path).sha256
+    assert diffusion.initialised["step"] == 9
 
 
 class _Bomb:

@@ -92,6 +92,15 @@ def test_weights_of_another_precision_match(kind) -> None:
     assert match_weights({"w": torch.zeros(4)}, {"w": torch.zeros(4, dtype=kind)}).fates == {"w": "matched"}
 
 
+def test_names_from_a_file_neither_flood_the_screen_nor_write_on_it() -> None:
+    theirs = {f"{k}\x1b[2J\n{'x' * 500}.w": torch.zeros(1) for k in range(3000)}
+    table = match_weights({"a.w": torch.zeros(1)}, theirs).table()
+    assert "\x1b" not in table
+    assert len(table.splitlines()) < 50
+    assert max(map(len, table.splitlines())) < 200
+    assert "2961 more modules are not shown" in table
+
+
 def test_a_prefix_is_a_whole_name() -> None:
     assert lies_under("denoiser.backbone_head.w", ["denoiser.backbone_head"])
     assert lies_under("denoiser", ["denoiser"])

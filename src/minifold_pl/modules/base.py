@@ -14,11 +14,10 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 import minifold_pl
-from minifold_pl.checkpoint.contents import load_unverified, verify
 from minifold_pl.constants import AMINO_ACIDS, CLS, EOS, FIRST_RESIDUE, NO_LABEL
 from minifold_pl.diffusion.draws import keyed_generator
 from minifold_pl.modules.epoch_means import EpochMeans
-from minifold_pl.modules.init_from import NOWHERE, InitFrom, Initialisation
+from minifold_pl.modules.init_from import NOWHERE, InitFrom, Initialisation, read_unchanged
 from minifold_pl.modules.optim import (
     LRSchedule,
     OptimizerConfig,
@@ -262,9 +261,7 @@ class MinifoldModule(pl.LightningModule):
         Raises:
             ValueError: The checkpoint is missing, damaged, of the other stage, or does not match as was asked for.
         """
-        digest = verify(path).sha256
-        # The moments, two thirds of the file, stay on the disk.
-        checkpoint = load_unverified(path, mmap=True)
+        checkpoint, digest = read_unchanged(path)
         about = check_stage(checkpoint, self.stage, f"init_from {path}")
         weights = Initialisation(self, checkpoint, self.init_from, self.taken_elsewhere(about))
         rank_zero_only(print)(weights.text(digest), flush=True)
@@ -323,11 +320,12 @@ def check_stage(checkpoint: Mapping[str, Any], stage: str | None, name: str) -> 
         ValueError: ``name`` is no checkpoint of this program, has a newer format, or is of another stage.
     """
     about = checkpoint.get(CHECKPOINT_KEY)
-    if not isinstance(about, Mapping) or "stage" not in about:
+    if not isinstance(about, Mapping) or not isinstance(about.get("stage"), str):
         raise ValueError(f"{name} was not written by minifold-pl: it has no {CHECKPOINT_KEY!r} entry")
-    if about.get("format", 0) > CHECKPOINT_FORMAT:
+    written = about.get("format", 0)
+    if not isinstance(written, int) or written > CHECKPOINT_FORMAT:
         raise ValueError(
-            f"{name} has format {about['format']}, this version reads up to {CHECKPOINT_FORMAT}: update minifold-pl"
+            f"{name} has format {str(written)[:20]}, this version reads up to {CHECKPOINT_FORMAT}: update minifold-pl"
         )
     if stage is not None and about["stage"] != stage:
         raise ValueError(f"{name} is a {about['stage']} checkpoint where a {stage} checkpoint is needed")

@@ -98,8 +98,9 @@ class ContactClassifierModule(MinifoldModule):
 
     def taken_elsewhere(self, about: Mapping[str, Any]) -> Mapping[str, str]:
         """See :meth:`MinifoldModule.taken_elsewhere`: each output of the head stands for one of the labels."""
-        theirs = about.get("architectures") or []
-        if not self.architecture_labels or list(self.architecture_labels) == list(theirs):
+        labels = about.get("architectures")
+        theirs = tuple(map(str, labels)) if isinstance(labels, list | tuple) else ()
+        if not self.architecture_labels or self.architecture_labels == theirs:
             return {}
         return {"encoder.architectures": "its outputs stand for other CATH architectures"}
 

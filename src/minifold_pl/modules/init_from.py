@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
-from minifold_pl.checkpoint.contents import PROJECT_KEY, RAW_WEIGHTS_KEY, CheckpointError
+from minifold_pl.checkpoint.contents import (
+    PROJECT_KEY,
+    RAW_WEIGHTS_KEY,
+    CheckpointError,
+    load_unverified,
+    verify,
+)
 from minifold_pl.checkpoint.finite import non_finite_tensors
 from minifold_pl.modules.weight_matching import (
     FATES,
@@ -18,9 +25,12 @@ from minifold_pl.modules.weight_matching import (
     lies_under,
     match_weights,
     prefixes_without_parameters,
+    shown,
 )
 
 _SETTING: Final = "model.init_args.init_from"
+_NAMED: Final = 8
+_TRIES: Final = 3
 _LINEAGE: Final = 20
 """How many ancestors are remembered."""
 
@@ -118,9 +128,11 @@ class Initialisation:
         matched = self.matching.names("matched")
         if not self.config.match and not any(self.own[name].requires_grad for name in matched):
             what = "nothing but frozen parameters" if matched else "nothing"
+            theirs = sorted({shown(name.split(".")[0]) for name in self.weights})
+            more = f" and {len(theirs) - _NAMED} more" if len(theirs) > _NAMED else ""
             raise ValueError(
                 f"{what} of {self.config.ckpt} matches this model: it has "
-                f"{', '.join(sorted({name.split('.')[0] for name in self.weights})) or 'no weights'}"
+                f"{', '.join(theirs[:_NAMED]) or 'no weights'}{more}"
             )
         if bad := non_finite_tensors({"state_dict": self._taken()}):
             first = bad[0].removeprefix("state_dict.")
@@ -200,14 +212,42 @@ def _lineage(earlier: object) -> list[dict[str, Any]]:
     """The origins before this one, the nearest first: an ancestor's own record without its table."""
     if not isinstance(earlier, Mapping) or not earlier:
         return []
-    kept = ("ckpt", "sha256", "step", "epoch", "weights")
-    own = {name: earlier[name] for name in kept if isinstance(earlier.get(name), str | int)}
     before = earlier.get("before")
-    older = (
-        [dict(entry) for entry in before if isinstance(entry, Mapping)] if isinstance(before, list) else []
-    )
-    return [own, *older][:_LINEAGE]
+    entries = [earlier, *(before if isinstance(before, list) else [])]
+    # Only what is known: a file may hold anything under these names, and it would travel on.
+    kept = ("ckpt", "sha256", "step", "epoch", "weights")
+    return [
+        {name: entry[name] for name in kept if type(entry.get(name)) in (str, int)}
+        for entry in entries[:_LINEAGE]
+        if isinstance(entry, Mapping)
+    ]
 
 
 def _number(value: object) -> int:
     return value if isinstance(value, int) else 0
+
+
+def read_unchanged(path: Path) -> tuple[dict[str, Any], str]:
+    """A checkpoint, and the sha256 of the very file it was read from; nothing in it is run.
+
+    The run that writes it may still train, and put a newer one in its place at any moment.
+
+    Raises:
+        CheckpointError: Missing, damaged, no plain state, or replaced again and again.
+    """
+    for _ in range(_TRIES):
+        before = _identity(path)
+        digest = verify(path).sha256
+        # The moments, two thirds of the file, stay on the disk.
+        checkpoint = load_unverified(path, mmap=True)
+        if before == _identity(path):
+            return checkpoint, digest
+    raise CheckpointError(f"{path} was replaced while it was read, {_TRIES} times: give a copy of it")
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

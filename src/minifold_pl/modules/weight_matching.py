@@ -16,6 +16,8 @@ the other weights; left to start at random because the config says so."""
 
 _KINDS: Final = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _SHOWN: Final = 3
+_MODULES: Final = 40
+_LONGEST_NAME: Final = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,33 +44,37 @@ class Matching:
         return [name for name, fate in self.fates.items() if fate in fates]
 
     def modules(self) -> dict[str, dict[Fate, Tally]]:
-        """Counts by top-level module; where a module is mixed, those of its parts that are not wholly matched too."""
+        """Counts by top-level module; where a module is mixed, those of its parts that are not wholly matched too.
+
+        The modules of this model come first.
+        """
+        tallies = self._tallies()
         found: dict[str, dict[Fate, Tally]] = {}
         for top in dict.fromkeys(name.split(".")[0] for name in self.fates):
-            found[top] = self._tallies(top)
-            if len(found[top]) == 1:
-                continue
-            parts = dict.fromkeys(".".join(n.split(".")[:2]) for n in self.fates if lies_under(n, (top,)))
-            for part in parts:
-                tallies = self._tallies(part)
-                if part != top and tallies.keys() != {"matched"}:
-                    found[part] = tallies
+            found[top] = tallies[top]
+            if len(tallies[top]) > 1:
+                parts = (part for part in tallies if part.startswith(f"{top}."))
+                found |= {part: tallies[part] for part in parts if tallies[part].keys() != {"matched"}}
         return found
 
-    def _tallies(self, prefix: str) -> dict[Fate, Tally]:
-        tallies: dict[Fate, Tally] = {}
-        for fate in FATES:
-            names = [n for n, f in self.fates.items() if f == fate and lies_under(n, (prefix,))]
-            if names:
-                tallies[fate] = Tally(tensors=len(names), elements=sum(self.sizes[n] for n in names))
-        return tallies
+    def _tallies(self) -> dict[str, dict[Fate, Tally]]:
+        """Counts under "" (everything), each first part of the names, and each first two parts."""
+        tallies: dict[str, dict[Fate, Tally]] = {"": {}}
+        for name, fate in self.fates.items():
+            parts = name.split(".")
+            for prefix in dict.fromkeys(("", parts[0], ".".join(parts[:2]))):
+                own = tallies.setdefault(prefix, {})
+                before = own.get(fate, Tally())
+                own[fate] = Tally(tensors=before.tensors + 1, elements=before.elements + self.sizes[name])
+        return {prefix: {f: own[f] for f in FATES if f in own} for prefix, own in tallies.items()}
 
     def table(self) -> str:
         """The counts by module as lines of text, tensors with their elements, then the first skipped ones."""
         head = ["module", "matched", "other shape", "missing", "unexpected", "left fresh"]
         rows = [head]
-        for module, tallies in [*self.modules().items(), ("all", self._tallies(""))]:
-            label = f"  {module}" if "." in module else module
+        modules = list(self.modules().items())
+        for module, tallies in [*modules[:_MODULES], ("all", self._tallies()[""])]:
+            label = f"  {shown(module)}" if "." in module else shown(module)
             rows.append([label, *(_cell(tallies.get(fate)) for fate in FATES)])
         widths = [max(len(row[k]) for row in rows) for k in range(len(head))]
         lines = [
@@ -79,15 +85,19 @@ class Matching:
             for row in rows
         ]
         lines.insert(1, "  ".join("-" * width for width in widths))
-        lines += [f"other shape: {name} ({self.unlike[name]})" for name in self.names("shape")[:_SHOWN]]
-        left = len(self.names("shape")) - _SHOWN
-        return "\n".join([*lines, *([f"other shape: {left} more"] if left > 0 else [])])
+        if len(modules) > _MODULES:
+            lines.append(f"{len(modules) - _MODULES} more modules are not shown")
+        skipped = self.names("shape")
+        lines += [f"other shape: {shown(name)} ({self.unlike[name]})" for name in skipped[:_SHOWN]]
+        return "\n".join(
+            [*lines, *([f"other shape: {len(skipped) - _SHOWN} more"] if len(skipped) > _SHOWN else [])]
+        )
 
     def differing(self, prefix: str) -> list[str]:
         """Tensors under ``prefix`` in which the two are not the same, each with the reason; fresh ones left out."""
         told: dict[Fate, str] = {"missing": "absent there", "unexpected": "absent here"}
         return [
-            f"{name} ({self.unlike.get(name) or told[fate]})"
+            f"{shown(name)} ({self.unlike.get(name) or told[fate]})"
             for name, fate in self.fates.items()
             if fate in ("shape", *told) and lies_under(name, (prefix,))
         ]
@@ -130,6 +140,12 @@ def match_weights(
 def lies_under(name: str, prefixes: Collection[str]) -> bool:
     """Whether ``name`` is one of the prefixes or begins with one and a dot; everything lies under the empty one."""
     return any(not p or name == p or name.startswith(f"{p}.") for p in prefixes)
+
+
+def shown(name: str) -> str:
+    """A name from a file as it may be printed."""
+    printable = "".join(c if c.isprintable() else "?" for c in name[: _LONGEST_NAME + 1])
+    return printable if len(printable) <= _LONGEST_NAME else f"{printable[: _LONGEST_NAME - 1]}…"
 
 
 def _difference(own: Tensor, theirs: Tensor) -> str | None:
