@@ -201,6 +201,8 @@ def test_two_machines_stop_at_the_same_step_and_go_on(
     os.kill(max(run.pids()), signal.SIGUSR1)
     run.ends("done")
     assert [event["signal"] for event in run.events("interrupted")] == ["SIGTERM", "SIGUSR1"], run.told()
+    # The first process has left by itself, with its own code.
+    assert [line["code"] for line in run.lines("try")] == [75, 75, 0], run.told()
     assert outcome(run.folder) == outcome(reference)
 
 

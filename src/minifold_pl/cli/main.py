@@ -11,6 +11,7 @@ from importlib import import_module
 import minifold_pl
 from minifold_pl.cli.allocator import return_large_blocks
 from minifold_pl.cli.errors import UserError
+from minifold_pl.launch.ranks import leave_after_the_first
 from minifold_pl.run import exit_codes
 from minifold_pl.run.halt import RunEnded
 from minifold_pl.run.stop import RunInterrupted, ignore, listen_for_good, listening
@@ -118,4 +119,5 @@ def entry_point() -> None:
     listen_for_good()
     code = main()
     ignore()
+    leave_after_the_first(code)
     sys.exit(code)

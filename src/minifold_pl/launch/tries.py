@@ -12,6 +12,7 @@ from time import monotonic
 from types import FrameType
 from typing import Final
 
+from minifold_pl.launch.ranks import code_of_the_first
 from minifold_pl.launch.rules import Ended
 from minifold_pl.run.events import read_events
 from minifold_pl.run.folder import RunFolder
@@ -57,6 +58,7 @@ def run_once(
     output: Path,
     environment: Mapping[str, str],
     every: Callable[[float], None] = lambda seconds: None,
+    several: bool = False,
 ) -> Ended:
     """Start training, wait for its end, and find out how it ended.
 
@@ -66,6 +68,7 @@ def run_once(
         signals: What comes is passed on.
         output: The file that this process prints to: its end holds the last words.
         environment: Of the command.
+        several: The command is ``srun`` with several processes.
         every: Called about once a second with the seconds since the start; may raise nothing.
     """
     before = _newest_attempt(folder)
@@ -87,6 +90,8 @@ def run_once(
         # A successor on another machine need not wait for the heartbeat of a process that was killed.
         give_back_for_the_dead(folder)
     told = _tail(output, begun_at)
+    if several:
+        code = code_of_the_first(told, code)
     newer = [one for one in attempts(read_events(folder.events)) if one.number > before]
     return Ended(
         code=code if code >= 0 else 128 - code,

@@ -207,6 +207,7 @@ class Watchdog:
             output=self.output,
             environment=os.environ,
             every=self._look,
+            several=self.plan.resources.processes > 1,
         )
 
     def _command(self) -> list[str]:
