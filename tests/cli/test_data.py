@@ -192,3 +192,9 @@ def test_what_cannot_be_shown_is_told(run, source, tmp_path, monkeypatch):
     monkeypatch.setattr("minifold_pl.cli.data_show.importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"--png needs matplotlib: pip install 'minifold-pl\[plots\]'"):
         run("show", tmp_path / "store", "b", "--png", tmp_path / "b.png")
+
+
+def test_a_part_without_a_chain_has_no_statistics(run, source, tmp_path):
+    assert run("prepare", source, "--out", tmp_path / "part", "--shard", "1/9") == 0
+    with pytest.raises(UserError, match="has no chain; a part that `data merge` puts together"):
+        run("stats", tmp_path / "part")

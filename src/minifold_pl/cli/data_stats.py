@@ -52,6 +52,10 @@ def _work(args: argparse.Namespace) -> int:
     store = ChainStore.open(args.store)
     if args.check:
         store.verify()
+    if not len(store):
+        raise ValueError(
+            f"store {args.store} has no chain; a part that `data merge` puts together with others"
+        )
     similar = None
     if args.leakage == "yes" or (args.leakage == "auto" and search_size(store) <= QUICK):
         similar = similar_pairs(store, identity=args.identity, progress=progress)
