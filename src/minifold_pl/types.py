@@ -149,6 +149,8 @@ class StructurePrediction(NamedTuple):
     """Logit ``k`` of the event that the Cα–Cα distance exceeds edge ``k``."""
     local_atoms: Float[Tensor, "b l 4 3"] | None = None
     """N, Cα, C and O seen from each residue's frame."""
+    contacts: Float[Tensor, "b l l"] | None = None
+    """Probability that two residues are in contact, as the sequence encoder sees it."""
 
 
 class StructureTarget(NamedTuple):

@@ -233,6 +233,19 @@ def test_a_clash_threshold_in_model_units_is_the_mistake_of_v9(case: Any) -> Non
     assert wrong(prediction, target)["clash"] > 100 * DiffusionObjective()(prediction, target)["clash"]
 
 
+def test_a_predicted_contact_triples_the_overlap_of_its_pair(case: Any) -> None:
+    prediction, target = case
+    objective = DiffusionObjective(clash_threshold=20.0, clash_contacts=True)
+    contacts = torch.zeros(*target.mask.shape, target.mask.shape[1], dtype=prediction.x0.dtype)
+    none, sure, half = (
+        objective(prediction._replace(contacts=contacts + c), target)["clash"] for c in (0.0, 1.0, 0.5)
+    )
+    assert torch.allclose(none, DiffusionObjective(clash_threshold=20.0)(prediction, target)["clash"])
+    assert torch.allclose(sure, 9 * none) and torch.allclose(half, 4 * none)
+    blind = DiffusionObjective(clash_threshold=20.0)(prediction._replace(contacts=contacts + 1), target)
+    assert torch.allclose(blind["clash"], none)
+
+
 def test_any_weight_may_be_a_ramp() -> None:
     ramp = LinearRamp(start=0.0, end=1.0, epochs=20)
 

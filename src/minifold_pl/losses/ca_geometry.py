@@ -123,19 +123,23 @@ def clash_per_chain(
     *,
     threshold: float = CLASH_THRESHOLD,
     unit: Float[Tensor, " b"] | None = None,
+    contacts: Float[Tensor, "b l l"] | None = None,
 ) -> PerChain:
     r"""Squared overlap of residues that no bond joins.
 
-    .. math:: L = |N|^{-1} \sum_{(i,j) \in N} \max(0,\ \tau - \lVert \hat x_i - \hat x_j \rVert)^2
+    .. math:: L = |N|^{-1} \sum_{(i,j) \in N}
+              \bigl[(1 + 2 c_{ij}) \max(0,\ \tau - \lVert \hat x_i - \hat x_j \rVert)\bigr]^2
 
-    ``x0`` in model units (of 10 Å, or of each chain's ``unit`` Å), ``threshold`` τ in Å, result in model units². The
-    write-up's further factor 1 + 2c (c the predicted contact) is left out: the denoiser's objective sees no contact
-    map. Its threshold was taken in the wrong unit and penalised nearly every pair; hence Å here.
+    ``x0`` in model units (of 10 Å, or of each chain's ``unit`` Å), ``threshold`` τ in Å, result in model units²;
+    ``contacts`` c: probability of a contact, 0 where it is not given. Mini-Fold, "Clash Loss", which took its threshold
+    in the wrong unit and penalised nearly every pair; hence Å here.
     """
     joined = torch.diag_embed(bond_mask(mask, bonded), offset=1)
     apart = pair_mask(mask) & ~(joined | joined.mT)
     distances = pairwise_distances(zero_masked(x0, mask))
     overlap = (length_beside(distances, threshold, unit) - distances).clamp(min=0)
+    if contacts is not None:
+        overlap = overlap * (1 + 2 * contacts)
     return chain_mean(overlap**2, apart)
 
 

@@ -152,6 +152,8 @@ class DiffusionObjective:
     clash_unit: Literal["angstrom", "model"] = "angstrom"
     """What ``clash_threshold`` is given in. ``model`` takes it as so many model units: v9's mistake, where 3.0 meant
     three radii of gyration, kept for the comparison."""
+    clash_contacts: bool = False
+    """Weigh the overlap of a pair by 1 + 2c, c its predicted probability of a contact."""
     distance_head: Literal["ordinal", "distogram"] = "ordinal"
     """What the auxiliary head's logits are: one for each edge between bins, or one for each bin."""
 
@@ -195,7 +197,14 @@ class DiffusionObjective:
             "angle": bond_angle_per_chain(x0, true, mask, bonded),
             "rg": log_rg_per_chain(prediction.log_rg, true_angstrom, mask),
             "aux": aux(prediction.distance_logits, true_angstrom, mask, edges),
-            "clash": clash_per_chain(x0, mask, bonded, threshold=clash, unit=clash_unit),
+            "clash": clash_per_chain(
+                x0,
+                mask,
+                bonded,
+                threshold=clash,
+                unit=clash_unit,
+                contacts=prediction.contacts if self.clash_contacts else None,
+            ),
         }
 
     def per_example(

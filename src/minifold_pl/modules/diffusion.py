@@ -90,6 +90,7 @@ class DiffusionModule(MinifoldModule):
         fape_clamp: Clamp of FAPE in Å; null for none.
         clash_threshold: Å; nearer residues clash.
         clash_unit: ``model`` takes ``clash_threshold`` in model units, a mistake kept for the comparison.
+        clash_contacts: Weigh the overlap of a pair by 1 + 2c, c the contact that the encoder predicts for it.
         noise_draws: Noised copies of each chain in a step; they share one pass through encoder and pair stack.
         val_draws: Noised copies of each validation chain, at timesteps spread evenly; the same in every epoch.
         sampler: Settings of ``predict`` and of the DDIM evaluator.
@@ -121,6 +122,7 @@ class DiffusionModule(MinifoldModule):
         fape_clamp: float | None = None,
         clash_threshold: float = CLASH_THRESHOLD,
         clash_unit: Literal["angstrom", "model"] = "angstrom",
+        clash_contacts: bool = False,
         noise_draws: int = 1,
         val_draws: int = 4,
         sampler: SamplerConfig = _DDIM,
@@ -168,6 +170,7 @@ class DiffusionModule(MinifoldModule):
             distance_head=aux.kind,
             clash_threshold=clash_threshold,
             clash_unit=clash_unit,
+            clash_contacts=clash_contacts,
         )
         self.noise_draws = noise_draws
         self.val_draws = val_draws
@@ -291,7 +294,11 @@ class DiffusionModule(MinifoldModule):
             # pass. torch 2.13 keeps none of those; that older versions do so too is not worth relying on.
             torch.clear_autocast_cache()
         estimate: Denoised = self.denoiser(x_t, draws.t, condition, previous)
-        return self.assemble(estimate, log_rg, distances), target
+        prediction = self.assemble(estimate, log_rg, distances)
+        if self.objective.clash_contacts:
+            contacts = self.encoder.contact_logits(features).detach().sigmoid()
+            prediction = prediction._replace(contacts=_repeat(contacts, copies))
+        return prediction, target
 
     def losses(self, batch: ProteinBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """See :meth:`MinifoldModule.losses`; at the middle timestep, without self-conditioning."""

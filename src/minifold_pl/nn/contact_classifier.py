@@ -76,11 +76,15 @@ class ContactClassifier(nn.Module):
         """Features of the ``n - 2`` residue places, 0 where there is no residue."""
         return self.encoder(tokens)
 
+    def contact_logits(self, features: SequenceFeatures) -> Float[Tensor, "b l l"]:
+        """Logit of the event that two residues are in contact; symmetric."""
+        return self.contacts(features.pair + features.pair.transpose(1, 2)).squeeze(-1)
+
     def forward(self, tokens: Int[Tensor, "b n"]) -> ContactOutput:
         """Features and logits."""
         features = self.encode(tokens)
         valid = pair_mask(residue_mask(tokens))
-        logits = self.contacts(features.pair + features.pair.transpose(1, 2)).squeeze(-1)
+        logits = self.contact_logits(features)
         return ContactOutput(
             features=features,
             class_logits=self.classes(features.pooled),
