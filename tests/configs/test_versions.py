@@ -25,6 +25,8 @@ from minifold_pl.types import Denoised
 REDUCED = runpy.run_path(str(Path(__file__).with_name("reduced.py")))["reduced"]
 
 VERSIONS = ("v8", "v9", "v10", "v11", "v11b", "v12", "v12b")
+LATER = ("v13", "v14")
+"""These have tests of their own; here they are held to what holds of every version."""
 DISTANCE_BASED = ("v8", "v9", "v10")
 MILLIONS = {
     "v10": (14.6, None), "v11": (8.4, None), "v11b": (8.4, None), "v12": (31.1, 29.9), "v12b": (31.1, 29.9),
@@ -141,7 +143,8 @@ def _unreached(module: DiffusionModule, weights: Mapping[str, float]) -> list[st
     return [
         name
         for full_name, parameter in module.named_parameters()
-        if parameter.requires_grad
+        # the same number for every key leaves a softmax as it is: its gradient is 0, or what rounding makes of it
+        if parameter.requires_grad and not full_name.endswith("attention.pair_bias.bias")
         for name, gradient in _parts(full_name, parameter)
         if gradient is None or not gradient.any()
     ]
@@ -156,7 +159,7 @@ def _parts(name: str, parameter: Tensor) -> Iterator[tuple[str, Tensor | None]]:
         yield name, parameter.grad
 
 
-@pytest.mark.parametrize("name", VERSIONS)
+@pytest.mark.parametrize("name", (*VERSIONS, *LATER))
 def test_gradients_reach_everything_but_the_rotations_that_v11_discards(name: str, small) -> None:
     """v11's x0 and frames do not depend on what the last layer turns, whatever the loss.
 
@@ -168,7 +171,7 @@ def test_gradients_reach_everything_but_the_rotations_that_v11_discards(name: st
     assert unreached == ([f"{update}.weight turn", f"{update}.bias turn"] if name == "v11" else [])
 
 
-@pytest.mark.parametrize("name", VERSIONS)
+@pytest.mark.parametrize("name", (*VERSIONS, *LATER))
 def test_at_a_versions_own_weights_only_heads_that_weigh_nothing_stay_untaught(name: str, small) -> None:
     module = small(name)
     unreached = _unreached(module, final_weights(module.loss_weights))
@@ -205,7 +208,7 @@ def test_the_clash_term_of_v9_penalises_nearly_every_pair_and_that_of_v10_not_on
     assert found["v9"] > 1 and found["v10"] == 0
 
 
-@pytest.mark.parametrize("name", VERSIONS)
+@pytest.mark.parametrize("name", (*VERSIONS, "v13"))
 def test_a_version_fits_samples_and_evaluates(name: str, reduced_config, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "disabled")
