@@ -15,6 +15,9 @@ import pytest
 from tests.resilience.training import outcome
 from tests.slurm.cluster import Cluster, Run, command, until
 
+from minifold_pl.run.folder import RunFolder
+from minifold_pl.run.lease import owner_of
+
 pytestmark = pytest.mark.slow
 Submit = Callable[..., Run]
 Ask = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -113,9 +116,13 @@ def test_a_run_whose_jobs_are_all_gone_is_lost_and_its_marker_is_not_believed(
 ) -> None:
     run = submit()
     run.trains()
-    (waiting,) = (job for job, state in _jobs(_status(ask, run)).items() if state == "PENDING")
-    cluster.ask("scancel", waiting)
-    cluster.ask("scancel", "--signal=KILL", "--full", run.job)
+    (began,) = run.lines("began")
+    owner = owner_of(RunFolder(run.folder))
+    assert owner is not None
+    # The watchdog first: it would queue another successor.
+    for pid in (int(str(began["pid"])), owner.pid):
+        os.kill(pid, signal.SIGKILL)
+    cluster.ask("scancel", str(began["successor"]))
     until(lambda: not cluster.queued().strip(), 60.0, "the queue is empty")
     assert json.loads((run.folder / "state.json").read_text())["state"] == "running"
     told = _status(ask, run)
