@@ -4,10 +4,10 @@ Run ``python -m benchmarks.ingest``; real files are found through ``MINIFOLD_TES
 
 Reading is measured side by side in one process: pass after pass over some files of a class, gemmi's own parsing
 (``gemmi.read_structure``), then ``read_structure``, then the whole way from paths to the bytes of their chains as a
-process of ``data prepare`` goes it (checksum, checks, packing), so that all see the same state of the machine. Given are
-medians over the passes of a processor's time, and ratios of these; the last row is the sum over all classes. ``data
-prepare`` as a whole (start of processes, journal, store) is compared with as many processes of gemmi that do nothing but
-parse, their start included.
+process of ``data prepare`` goes it (checksum, checks, packing), so that all see the same state of the machine. Given
+are medians over the passes of a processor's time, and ratios of these; the last row is the sum over all classes.
+``data prepare`` as a whole (start of processes, journal, store) is compared with as many processes of gemmi that do
+nothing but parse, their start included.
 """
 
 from __future__ import annotations
