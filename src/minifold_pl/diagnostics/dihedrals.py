@@ -58,8 +58,8 @@ def predicted_pseudo_pairs(
 ) -> dict[str, Pairs]:
     """Consecutive Cα dihedrals of a sample of every chain, and of the structure guessed in one step from ``t``.
 
-    At the places at which the truth was observed. Samples are those that ``evaluate`` scores for the same seed; what is not
-    finite is left out.
+    At the places at which the truth was observed. Samples are those that ``evaluate`` scores for the same seed; what
+    is not finite is left out.
 
     Raises:
         ValueError: ``t`` is out of range.

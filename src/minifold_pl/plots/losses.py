@@ -87,8 +87,24 @@ def loss_figure(runs: Sequence[RunCurves], *, x: Along = "epoch", theme: ThemeNa
             _draw_term(made, axes, runs, name, x)
             if k < len(panels) - _ACROSS:
                 axes.set_xlabel("")
+        # One range for all: a panel of few evaluations is read beside the others.
+        end = _end(runs, x)
+        for axes in figure.axes:
+            if axes.lines:
+                axes.set_xlim(-0.02 * end, 1.03 * end)
         _legend(made, figure, runs)
     return figure
+
+
+def _end(runs: Sequence[RunCurves], x: Along) -> float:
+    """How far the runs came."""
+    curves = [
+        curve
+        for run in runs
+        for part in (run.train, run.val, run.scores, run.rates)
+        for curve in part.values()
+    ]
+    return max(1.0, *(float(curve.along(x)[-1]) for curve in curves))
 
 
 def _draw_total(made: Look, axes: Axes, runs: Sequence[RunCurves], x: Along) -> None:
@@ -183,8 +199,9 @@ def _draw_term(made: Look, axes: Axes, runs: Sequence[RunCurves], name: str, x: 
         if len(runs) == 1 and floor is not None and np.isfinite(floor):
             axes.axhline(floor, color=made.theme.muted, linestyle=":", linewidth=1.2)
             axes.annotate(
-                f"{_REFERENCE_ROW} {floor:.3f}", (0.02, floor), xycoords=("axes fraction", "data"),
-                xytext=(0, 3), textcoords="offset points", fontsize=8, color=made.theme.muted, bbox=made.plate,
+                f"{_REFERENCE_ROW} {floor:.3f}", (0.98, floor), xycoords=("axes fraction", "data"),
+                xytext=(0, 3), ha="right", textcoords="offset points", fontsize=8, color=made.theme.muted,
+                bbox=made.plate,
             )  # fmt: skip
     else:
         _draw_pair(made, axes, runs, name, x)
@@ -205,7 +222,9 @@ def _draw_pair(made: Look, axes: Axes, runs: Sequence[RunCurves], name: str, x: 
 def _draw_curve(made: Look, axes: Axes, curve: Curve, x: Along, colour: str, line: str) -> None:
     broken = ~np.isfinite(curve.value)
     if not broken.all():
-        faint: dict[str, Any] = {"alpha": 0.75, "linewidth": 1.3} if line == "--" else {}
+        faint: dict[str, Any] = {}
+        if line == "--":
+            faint = {"alpha": 0.75, "linewidth": 1.3, "markerfacecolor": made.theme.background}
         axes.plot(curve.along(x), curve.value, line, color=colour, **faint, **_dots(curve))
     if broken.any():
         axes.plot(
@@ -249,9 +268,20 @@ def _legend(made: Look, figure: Figure, runs: Sequence[RunCurves]) -> None:
     )
     grey = made.theme.muted
     if any(run.val for run in runs):
-        handles.append(Line2D([], [], color=grey, linestyle="-", label="validation"))
+        handles.append(Line2D([], [], color=grey, marker="o", markersize=4, label="validation"))
     if any(run.train for run in runs):
-        handles.append(Line2D([], [], color=grey, linestyle="--", label="training (mean of the epoch)"))
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color=grey,
+                linestyle="--",
+                marker="o",
+                markersize=4,
+                label="training (mean of the epoch)",
+                markerfacecolor=made.theme.background,
+            )
+        )
     if any(not np.isfinite(_values(runs, name)).all() for run in runs for name in (*run.train, *run.val)):
         handles.append(Line2D([], [], color=grey, linestyle="", marker="x", label="not finite"))
     figure.legend(handles=handles, loc="outside upper right", ncols=min(len(handles), 5))

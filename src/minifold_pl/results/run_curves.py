@@ -183,7 +183,7 @@ def _limits(config: Mapping[str, Any]) -> dict[str, float]:
     clipping = config.get("clipping")
     if not isinstance(clipping, dict):
         return {}
-    given = {**(clipping.get("max_norm") or {}), "rest": clipping.get("rest")}
+    given = {**(clipping.get("max_norm") or {}), "rest": clipping.get("rest"), "all": clipping.get("whole")}
     return {name: float(limit) for name, limit in given.items() if isinstance(limit, int | float)}
 
 
