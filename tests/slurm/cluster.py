@@ -139,7 +139,8 @@ class Run:
             except OSError:
                 continue
             config = str(self.folder / "jobs" / "config.yaml").encode()
-            if config in words and b"srun" not in Path(words[0].decode()).name.encode():
+            mine = config in words or str(self.folder).encode() in words
+            if mine and b"minifold_pl" in words and Path(words[0].decode()).name != "srun":
                 found.append(int(place.name))
         return found
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from tests.ports import free_port
 from tests.resilience.training import ROOT, make_store, outcome
 from tests.slurm.cluster import Cluster, Run, command
 
@@ -39,7 +40,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         pytest.skip("a Slurm cluster on one machine needs root: slurmd starts jobs for users")
     # Short: the path of a socket has 107 characters at most.
     place = Path(f"/tmp/minifold-cluster-{os.getpid()}")
-    one = Cluster(place, 20000 + os.getpid() % 10000)
+    # Several sessions at a time, as with pytest -n 2, have a cluster each.
+    one = Cluster(place, 20000 + 200 * (os.getpid() % 50))
     one.do("up")
     yield one
     one.do("down")
@@ -55,6 +57,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "PYTHONPATH": paths.strip(os.pathsep),
         "OMP_NUM_THREADS": "1",
         "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
         "GLOO_SOCKET_IFNAME": "lo",
         "WANDB_MODE": "offline",
         "WANDB_SILENT": "true",

@@ -113,8 +113,8 @@ def test_the_number_of_restarts_is_limited(cluster: Cluster, submit: Submit) -> 
 
 
 def test_gpu_hours_are_limited_and_what_was_trained_is_saved(cluster: Cluster, submit: Submit) -> None:
-    # Two GPUs for 36 s; they compute nothing here.
-    run = submit("--gpus", "2", "--tasks", "1", "--max-gpu-hours", "0.01", pace=4.0)
+    # Two GPUs for 54 s, of more than 96; they compute nothing here.
+    run = submit("--gpus", "2", "--tasks", "1", "--max-gpu-hours", "0.03", pace=4.0)
     run.ends("gave_up")
     assert "GPU-hours" in halted(run) and run.events("interrupted"), run.told()
     assert (run.folder / "checkpoints").is_dir()

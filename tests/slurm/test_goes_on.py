@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shlex
 import signal
@@ -15,6 +16,9 @@ import pytest
 from tests.resilience.training import outcome
 from tests.slurm.cluster import Cluster, Run, command, until
 from tests.slurm.conftest import training
+
+from minifold_pl.launch.record import seconds_between
+from minifold_pl.loggers.wandb_file import file_rows
 
 pytestmark = pytest.mark.slow
 Submit = Callable[..., Run]
@@ -43,9 +47,18 @@ def test_time_limits_seven_in_a_row_change_nothing(
     interrupted = [event["signal"] for event in run.events("interrupted")]
     assert len(run.lines("began")) >= 7 and set(interrupted) == {"SIGUSR1"}, run.told()
     assert outcome(run.folder) == undisturbed
+    # One run in W&B, too: each step once, in order, over all its parts.
     identity = (run.folder / "wandb" / "run-id").read_text().strip()
-    parts = list((run.folder / "wandb").rglob("*.wandb"))
-    assert parts and all(identity in path.name for path in parts)
+    parts = sorted((run.folder / "wandb").glob(f"*run-*/run-{identity}.wandb"))
+    assert len(parts) == len(list((run.folder / "wandb").rglob("*.wandb")))
+    steps = [step for part in parts for step, values in file_rows(part) if "loss/total" in values]
+    with (run.folder / "metrics.csv").open(newline="") as stream:
+        assert steps == [int(row["step"]) for row in csv.DictReader(stream) if row["loss/total"]]
+    dead = [
+        seconds_between(str(left["time"]), str(resumed["time"]))
+        for left, resumed in zip(run.lines("left"), run.events("resumed"), strict=True)
+    ]
+    print(f"{len(run.lines('began'))} jobs; from one to the other: {sorted(round(one, 1) for one in dead)} s")
 
 
 def test_preemption_with_term_alone_changes_nothing(
