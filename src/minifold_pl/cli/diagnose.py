@@ -203,7 +203,7 @@ def run_noise(args: argparse.Namespace) -> int:
         )
     told = diagnose_tables.noise_content(found, module.noise_schedule)
     if args.plot is not None:
-        diagnose_tables.plot_noise(args.plot, told)
+        diagnose_tables.plot_noise(args.plot, {**content, **told})
     return _tell(args, {**content, **told}, diagnose_tables.show_noise)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -113,25 +112,16 @@ def check_plot(path: Path) -> None:
 
 
 def plot_noise(path: Path, content: Mapping[str, Any]) -> None:
-    """TM of model and smoother over the timesteps, with their intervals."""
-    from matplotlib.figure import Figure
+    """TM of model and smoother over the timesteps, with their intervals: the figure of ``plot xt``."""
+    from minifold_pl.plots.one_step import one_step_figure
+    from minifold_pl.plots.style import picture
+    from minifold_pl.results.one_step import scores_of_noise
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot()
-    times = [level["t"] for level in content["levels"]]
-    for row, style in ((MODEL, "o-"), (FLOOR, "s--")):
-        cells = [level["rows"][row][TM_KABSCH] for level in content["levels"]]
-        line = axes.plot(times, [c["mean"] for c in cells], style, label=row)[0]
-        axes.fill_between(
-            times, [c["low"] for c in cells], [c["high"] for c in cells], color=line.get_color(), alpha=0.2
-        )
-    axes.set(xlabel="timestep t", ylabel="TM of x̂0, least-RMSD pose", ylim=(0, 1))
-    axes.legend()
-    picture = BytesIO()
-    figure.savefig(picture, format=path.suffix[1:])
+    scores = scores_of_noise(content)
+    drawn = picture(one_step_figure(scores.curves, about=scores.about), path.suffix[1:])  # type: ignore[arg-type]  # checked
 
     def write(file: HashingWriter) -> None:
-        file.write(picture.getbuffer())
+        file.write(drawn)
 
     try:
         atomic_write(path, write)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from minifold_pl.constants import CONTACT_CUTOFF
+from minifold_pl.plots.style import look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,16 +39,14 @@ def chain_figure(
     Raises:
         ValueError: fewer than two Cα are known.
     """
-    from matplotlib.figure import Figure
-
     known = ~np.isnan(ca).any(-1)
     if known.sum() < 2:
         raise ValueError(f"{title}: {int(known.sum())} Cα are known; a picture needs two")
-    figure = Figure(figsize=(11, 5.2), layout="constrained")
-    figure.suptitle(title)
-    trace, contacts = figure.subplots(1, 2)
-    _draw_trace(trace, _turned(ca, known), bonded)
-    _draw_map(contacts, ca, numbers)
+    with look("light") as made:
+        figure = made.figure(11, 5.2, title)
+        trace, contacts = figure.subplots(1, 2)
+        _draw_trace(trace, _turned(ca, known), bonded)
+        _draw_map(contacts, ca, numbers)
     return figure
 
 
@@ -106,10 +105,10 @@ def _draw_map(axes: Axes, ca: Float[np.ndarray, "l 3"], numbers: tuple[str, ...]
     missing = np.isnan(distances)
     shown = np.where(lower, np.where(distances < CONTACT_CUTOFF, 0.0, FARTHEST), distances)
     shown[missing] = np.nan
-    colours = matplotlib.colormaps[_DISTANCE_COLOURS].copy()
-    colours.set_bad("0.8")
+    colours = matplotlib.colormaps[_DISTANCE_COLOURS].with_extremes(bad="0.8")
     image = axes.imshow(shown, cmap=colours, vmin=0, vmax=FARTHEST, interpolation="nearest")
     axes.figure.colorbar(image, ax=axes, label="Cα–Cα distance, Å", extend="max", shrink=0.85)
+    axes.grid(False)
     places = [int(place) for place in axes.get_xticks() if 0 <= place < len(ca)]
     labels = [numbers[place] if numbers else str(place + 1) for place in places]
     axes.set_xticks(places, labels)

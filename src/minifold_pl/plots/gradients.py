@@ -128,8 +128,7 @@ def _draw_clipped(made: Look, axes: Axes, run: RunCurves) -> None:
 def _draw_cosines(made: Look, axes: Axes, table: CosineTable) -> None:
     import matplotlib
 
-    colours = matplotlib.colormaps[made.theme.diverging].copy()
-    colours.set_bad(made.theme.grid)
+    colours = matplotlib.colormaps[made.theme.diverging].with_extremes(bad=made.theme.grid)
     image = axes.imshow(np.ma.masked_invalid(table.cosines), cmap=colours, vmin=-1, vmax=1)
     places = np.arange(len(table.terms))
     axes.set_xticks(places, table.terms, rotation=45, ha="right", rotation_mode="anchor")

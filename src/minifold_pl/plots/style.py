@@ -127,9 +127,7 @@ class Look:
         from matplotlib.colors import ListedColormap
 
         shades = matplotlib.colormaps[self.theme.sequential](np.linspace(0.18, 1.0, 256))
-        colours = ListedColormap(shades)
-        colours.set_bad(self.theme.background)
-        return colours
+        return ListedColormap(shades).with_extremes(bad=self.theme.background)
 
     @property
     def plate(self) -> dict[str, Any]:

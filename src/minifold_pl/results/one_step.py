@@ -69,7 +69,7 @@ def read_one_step(path: str | Path, epoch: int | None = None) -> OneStepScores:
     except ValueError as error:
         raise NoScores(f"{path} is no JSON: {error}") from error
     if isinstance(content, dict) and isinstance(content.get("levels"), list):
-        return _of_noise(path, content)
+        return scores_of_noise(content)
     return _of_rows(path, content, "rows", _about_summary)
 
 
@@ -113,14 +113,19 @@ def _of_rows(path: Path, content: Any, key: str, about: Any) -> OneStepScores:
     return OneStepScores(curves=tuple(curves), about=about(content))
 
 
-def _of_noise(path: Path, content: Mapping[str, Any]) -> OneStepScores:
+def scores_of_noise(content: Mapping[str, Any]) -> OneStepScores:
+    """What ``diagnose noise`` measured.
+
+    Raises:
+        NoScores: It holds no such scores.
+    """
     by_row: dict[str, dict[int, Mapping[str, Any]]] = {}
     for level in content["levels"]:
         for row, scores in level.get("rows", {}).items():
             if isinstance(scores.get(_NOISE_SCORE), dict):
                 by_row.setdefault(row, {})[int(level["t"])] = scores[_NOISE_SCORE]
     if not by_row:
-        raise NoScores(f"{path} holds no one-step scores")
+        raise NoScores("no one-step scores in what diagnose noise measured")
     curves = sorted((_curve(row, cells) for row, cells in by_row.items()), key=lambda curve: curve.floor)
     return OneStepScores(curves=tuple(curves), about=_about_summary(content))
 
