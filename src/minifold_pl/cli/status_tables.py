@@ -74,7 +74,7 @@ def several_runs(reports: Sequence[Report]) -> RenderableType:
 def advice(report: Report) -> str:
     """What to type next; empty where nothing is to be done."""
     config = RunFolder(report.path).config
-    again = f"the same submit command as before, or minifold-pl fit --config {config}"
+    again = f"minifold-pl submit --again {report.path}, or fit --config {config}"
     saved = report.progress.saved_step
     where = "" if saved is None else f" from step {saved:,}"
     match report.state:
@@ -84,14 +84,14 @@ def advice(report: Report) -> str:
             number = 0 if report.marker is None else report.marker.attempt
             return (
                 "when the cause is put right: "
-                "the same submit command with --after-halt, or "
-                f"minifold-pl fit --config {config} --run.after_halt {number}"
+                f"minifold-pl submit --again {report.path} --after-halt, or "
+                f"fit --config {config} --run.after_halt {number}"
             )
         case State.STOPPED:
             number = 0 if report.order is None else report.order.after
             return (
-                f"taken up again{where}: the same submit command as before, or "
-                f"minifold-pl fit --config {config} --run.after_stop {number}"
+                f"taken up again{where}: minifold-pl submit --again {report.path}, or "
+                f"fit --config {config} --run.after_stop {number}"
             )
         case State.STOPPING:
             return f"it saves and leaves; minifold-pl stop {report.path} waits for it, --kill ends it at once"

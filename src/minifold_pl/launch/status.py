@@ -31,7 +31,7 @@ from minifold_pl.run.folder import RunFolder
 from minifold_pl.run.history import Attempt, attempts
 from minifold_pl.run.lease_file import Seen, newest
 from minifold_pl.run.marker import Marker, RunState, read_marker
-from minifold_pl.run.owner import known_to_be_gone
+from minifold_pl.run.owner import known_to_be_gone, process_start
 from minifold_pl.run.progress import Progress, last_starts, progress
 from minifold_pl.run.signs_of_life import Life, look_for_life
 from minifold_pl.run.stop_order import StopOrder, stop_order
@@ -186,7 +186,7 @@ def supervisor_lives(lines: Sequence[Mapping[str, Any]]) -> int | None:
     for line in unfinished(lines):
         if _is_local(line) and line.get("host") == socket.gethostname():
             pid = line.get("pid")
-            if isinstance(pid, int) and _is_supervisor(pid):
+            if isinstance(pid, int) and _is_supervisor(pid, str(line.get("started", ""))):
                 return pid
     return None
 
@@ -195,8 +195,10 @@ def _is_local(line: Mapping[str, Any]) -> bool:
     return "partition" not in line and str(line.get("job")) == str(line.get("pid"))
 
 
-def _is_supervisor(pid: int) -> bool:
-    """Ids are used again: it has to be one of our processes."""
+def _is_supervisor(pid: int, started: str) -> bool:
+    """Ids are used again: it has to be one of our processes, started when the supervisor was."""
+    if started and process_start(pid) != started:
+        return False
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:

@@ -100,6 +100,6 @@ def told_stopped(folder: RunFolder, order: StopOrder) -> str:
     """That the run was stopped, and what to type to take it up again."""
     return (
         f"{folder.path} was {order}\n"
-        "the submit command that it was started with goes on with it as a job, "
+        f"minifold-pl submit --again {folder.path} goes on with it as it was submitted, "
         f"minifold-pl fit --config {folder.config} --run.after_stop {order.after} here"
     )
