@@ -108,14 +108,14 @@ def test_a_parameter_under_two_prefixes_is_named() -> None:
 def test_a_module_further_in_is_found_by_its_name_alone() -> None:
     """The write-up's head lay in the denoiser, was looked for at the top, and learned at a fifth of its rate."""
     named = [
-        (n, Parameter(torch.zeros(1)))
+        (n, nn.Parameter(torch.zeros(1)))
         for n in ("denoiser.head.weight", "denoiser.headless", "other.head.bias")
     ]
     groups = parameter_groups(named, ["head"])
     assert [n for n, _ in groups["head"]] == ["denoiser.head.weight", "other.head.bias"]
     assert [n for n, _ in groups["rest"]] == ["denoiser.headless"]
     # a name at the top means that one alone: pair_stack is not aux.pair_stack as well
-    at_the_top = parameter_groups([*named, ("head.weight", Parameter(torch.zeros(1)))], ["head"])
+    at_the_top = parameter_groups([*named, ("head.weight", nn.Parameter(torch.zeros(1)))], ["head"])
     assert [n for n, _ in at_the_top["head"]] == ["head.weight"]
     with pytest.raises(ValueError, match="two learning-rate prefixes"):
         parameter_groups(named, ["head", "denoiser"])
