@@ -63,6 +63,10 @@ def gradient_figure(
         clipped = figure.add_subplot(places[1, 0], sharex=norms)
         _draw_norms(made, norms, run)
         _draw_clipped(made, clipped, run)
+        handles, labels = norms.get_legend_handles_labels()
+        if handles:
+            # Beside the curves: they may be anywhere on a logarithmic axis.
+            figure.legend(handles, labels, loc="outside lower left", ncols=5 if cosines else 3)
         if cosines:
             _draw_cosines(made, figure.add_subplot(places[:, 1]), cosines)
     return figure
@@ -89,7 +93,6 @@ def _draw_norms(made: Look, axes: Axes, run: RunCurves) -> None:
         low, high = axes.get_ylim()
         axes.set_ylim(low, high * (high / low) ** 0.25)  # room for their symbols above the curves
     _draw_events(made, axes, run)
-    axes.legend(loc="best", ncols=2)
 
 
 def _draw_events(made: Look, axes: Axes, run: RunCurves) -> None:

@@ -284,4 +284,4 @@ def _legend(made: Look, figure: Figure, runs: Sequence[RunCurves]) -> None:
         )
     if any(not np.isfinite(_values(runs, name)).all() for run in runs for name in (*run.train, *run.val)):
         handles.append(Line2D([], [], color=grey, linestyle="", marker="x", label="not finite"))
-    figure.legend(handles=handles, loc="outside upper right", ncols=min(len(handles), 5))
+    figure.legend(handles=handles, loc="outside upper right", ncols=min(len(handles), 5), handlelength=3.2)
