@@ -68,6 +68,7 @@ def test_what_is_submitted_from_a_job_does_not_see_it(
 ) -> None:
     for name in ("SLURM_JOB_ID", "SLURM_MEM_PER_NODE", "SBATCH_PARTITION"):
         monkeypatch.setenv(name, "4242")
+    write_plan(plan(tmp_path / "run"))
     assert submit(plan(tmp_path / "run"), lead=60) == "77"
     names = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
     assert not {name for name in names if name.startswith(("SLURM_", "SBATCH_"))}
@@ -82,6 +83,7 @@ def test_where_no_file_can_be_written_the_script_goes_in_as_input(
 
 
 def test_a_refusal_is_told_in_the_schedulers_words_and_not_tried_again(tmp_path: Path, sbatch: Path) -> None:
+    write_plan(plan(tmp_path / "run"))
     sbatch.write_text(f"#!/bin/sh\necho x >> {tmp_path}/tries\necho 'error: Invalid account' >&2\nexit 1\n")
     with pytest.raises(SubmissionError, match="Invalid account"):
         submit(plan(tmp_path / "run"), lead=60)

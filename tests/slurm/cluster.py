@@ -104,6 +104,13 @@ class Run:
         """How often training has begun or gone on."""
         return len(self.events("started", "resumed"))
 
+    def plan(self, **resources: object) -> None:
+        """Change what the next job will ask for."""
+        path = self.folder / "jobs" / "plan.json"
+        content = json.loads(path.read_text())
+        content["resources"] |= resources
+        path.write_text(json.dumps(content))
+
     def rows(self) -> int:
         """Of the metrics."""
         path = self.folder / "metrics.csv"

@@ -140,6 +140,15 @@ def test_a_run_that_is_on_its_way_is_not_submitted_twice_and_a_stop_is_for_good(
     run.trains(starts=2)
 
 
+def test_who_cancels_all_jobs_of_a_run_sees_none_come_back(cluster: Cluster, submit: Submit) -> None:
+    run = submit()
+    run.trains()
+    successor = str(run.lines("began")[0]["successor"])
+    cluster.ask("scancel", successor, run.job)
+    run.ends("stopped")
+    assert successor in str(run.over["why"]) and run.starts() == 1, run.told()
+
+
 def test_without_slurm_submit_says_what_to_do(
     store: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:

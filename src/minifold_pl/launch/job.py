@@ -11,7 +11,7 @@ from time import sleep
 from typing import Any, Final
 
 from submitit import SlurmExecutor
-from submitit.core.utils import FailedSubmissionError
+from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 
 from minifold_pl.launch.environment import left_the_job
 from minifold_pl.launch.plan import Plan, jobs_folder
@@ -22,6 +22,8 @@ WARNING: Final = "USR1"
 _IGNORED: Final = "trap '' TERM USR1 USR2 HUP"
 """The shell and whatever it starts outlive a warning that comes before they listen; Slurm's KILL ends them."""
 _TRIES: Final = 6
+_REFUSED: Final = (FailedSubmissionError, UncompletedJobError, subprocess.SubprocessError)
+"""How submitit tells that sbatch has ended with an error."""
 
 
 class SubmissionError(Exception):
@@ -105,9 +107,9 @@ def submit(
                 told = str(error)
                 try:
                     return _from_input(executor.text(command))
-                except (subprocess.SubprocessError, FailedSubmissionError, OSError) as second:
+                except (*_REFUSED, OSError) as second:
                     told = _told(second)
-            except (FailedSubmissionError, subprocess.SubprocessError) as error:
+            except _REFUSED as error:
                 told = _told(error)
             if not any(
                 word in told for word in ("contact", "timed out", "refused", "communication", "again")

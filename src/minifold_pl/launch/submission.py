@@ -124,11 +124,12 @@ def start(plan: Plan, config: str) -> str:
         )  # fmt: skip
         return job
     try:
-        job = submit(plan, lead=lead_for(plan))
+        lead = lead_for(plan)
+        job = submit(plan, lead=lead)
     except SubmissionError as error:
         append_job(plan.folder, "not_submitted", job=None, why=str(error))
         raise Refused(f"Slurm did not take the job: {error}") from error
-    _note_submitted(plan, job, jobs_folder(plan.folder) / f"{job}_0_log.out")
+    _note_submitted(plan, job, jobs_folder(plan.folder) / f"{job}_0_log.out", lead)
     return job
 
 
@@ -148,10 +149,11 @@ def start_array(plans: Sequence[Plan], configs: Sequence[str], parallel: int, pl
     for plan, config in zip(plans, configs, strict=True):
         _prepare(plan, config)
     place.mkdir(parents=True, exist_ok=True)
+    lead = lead_for(plans[0])
     try:
         first = submit(
             plans[0],
-            lead=lead_for(plans[0]),
+            lead=lead,
             plans=[plan.path for plan in plans],
             parallel=parallel,
             folder=place,
@@ -160,7 +162,7 @@ def start_array(plans: Sequence[Plan], configs: Sequence[str], parallel: int, pl
         raise Refused(f"Slurm did not take the array: {error}") from error
     jobs = [f"{first}_{n}" for n in range(len(plans))]
     for plan, job in zip(plans, jobs, strict=True):
-        _note_submitted(plan, job, jobs_folder(plan.folder) / f"{job}_0_log.out")
+        _note_submitted(plan, job, jobs_folder(plan.folder) / f"{job}_0_log.out", lead)
     return jobs
 
 
@@ -171,10 +173,10 @@ def _prepare(plan: Plan, config: str) -> None:
     append_job(plan.folder, "submission", cluster=plan.cluster, name=plan.name, once=list(plan.once))
 
 
-def _note_submitted(plan: Plan, job: str, log: Path) -> None:
+def _note_submitted(plan: Plan, job: str, log: Path, lead: float) -> None:
     append_job(
         plan.folder, "submitted", cluster="slurm", job=job, after=None, begin_s=0, name=plan.name, log=str(log),
-        partition=plan.resources.partition,
+        partition=plan.resources.partition, lead=round(lead, 1),
     )  # fmt: skip
 
 

@@ -24,8 +24,8 @@ from minifold_pl.run.stop_order import stop_order
 FORWARDED: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
 _TAIL: Final = 4096
 """Bytes of the output that are read for the last words."""
-_STOPPED = re.compile(r"^stopped by (SIG[A-Z0-9]+);", re.MULTILINE)
-_NOISE = re.compile(r"^(srun|slurmstepd|\s|stopped by )|Warning: |^\s*$|^task \d+: |^\d+: *$")
+_STOPPED = re.compile(r"^(?:\d+: )?stopped by (SIG[A-Z0-9]+);", re.MULTILINE)
+_NOISE = re.compile(r"^(srun|slurmstepd|\s|stopped by )|Warning: |^\s*$")
 
 
 class Signals:
@@ -132,7 +132,8 @@ def last_words(output: str, starts: Sequence[Attempt]) -> str:
     for one in reversed(starts):
         if one.end and one.end not in ("done", "interrupted") and one.reason:
             return one.reason
-    lines = [line.strip() for line in output.splitlines() if not _NOISE.search(line)]
+    unlabelled = [re.sub(r"^\d+: ", "", line) for line in output.splitlines()]
+    lines = [line.strip() for line in unlabelled if not _NOISE.search(line)]
     return " | ".join(lines[-2:])[-400:]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,22 +20,17 @@ from time import monotonic, sleep
 from typing import Final
 
 from minifold_pl.launch import scheduler
+from minifold_pl.launch.allocation import Allocation
 from minifold_pl.launch.giving_up import give_up
-from minifold_pl.launch.job import SubmissionError, submit
 from minifold_pl.launch.lead import lead_for, measured
+from minifold_pl.launch.lost import note_the_lost
 from minifold_pl.launch.plan import Plan, jobs_folder, read_plan
-from minifold_pl.launch.record import append_job, chain, read_jobs, seconds_between, successor_of, unfinished
+from minifold_pl.launch.record import append_job, chain, read_jobs
 from minifold_pl.launch.rules import Ended, Next, Outcome, Verdict
 from minifold_pl.launch.scheduler import SchedulerError
+from minifold_pl.launch.successor import Successor
 from minifold_pl.launch.tally import Tally
-from minifold_pl.launch.tries import (
-    Signals,
-    attempts_after,
-    made_progress,
-    newest_attempt,
-    run_once,
-    told_to_stop,
-)
+from minifold_pl.launch.tries import Signals, newest_attempt, run_once, told_to_stop
 from minifold_pl.run import exit_codes
 from minifold_pl.run.lease import owner_of
 
@@ -44,27 +40,6 @@ _LOOK: Final = 30.0
 """Seconds between two looks at what may change while training runs."""
 
 
-class Allocation:
-    """The job that this process runs in."""
-
-    def __init__(self) -> None:
-        environment = os.environ
-        array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
-        self.job = f"{array}_{task}" if array else environment["SLURM_JOB_ID"]
-        self.raw = environment["SLURM_JOB_ID"]
-        """As the processes of the job know it."""
-        self.restart = int(environment.get("SLURM_RESTART_COUNT", "0") or 0)
-        """How often Slurm has put this very job back into the queue."""
-        self.nodes = environment.get("SLURM_JOB_NODELIST", "")
-        self.partition = environment.get("SLURM_JOB_PARTITION", "")
-        self.began = monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Since this process began."""
-        return monotonic() - self.began
-
-
 class Watchdog:
     """Looks after a run for the length of one job."""
 
@@ -72,10 +47,10 @@ class Watchdog:
         self.plan = plan
         self.here = here
         self.signals = signals
-        self.successor: str | None = None
+        self.successor = Successor(plan, here.job, self._say)
         self.lead = lead_for(plan)
+        """Seconds before its time limit at which Slurm warns this job."""
         self.tally = Tally(plan, here.job, here.restart)
-        self._end_time: float | None = None
         self._last_look = 0.0
         self._warned = False
 
@@ -92,17 +67,18 @@ class Watchdog:
     def watch(self) -> int:
         """Look after the run until it is over or the job is; the exit code of the job."""
         lines = read_jobs(self.folder)
-        successor = any(line.get("after") for line in lines if line.get("job") == self.here.job)
-        self._note_the_lost()
-        over = self.tally.over_already(successor=successor)
+        mine = [line for line in lines if line["event"] == "submitted" and line.get("job") == self.here.job]
+        self.lead = next((float(line["lead"]) for line in mine if "lead" in line), self.lead)
+        note_the_lost(self.plan, self.here.job, self.here.restart)
+        over = self.tally.over_already(successor=any(line.get("after") for line in mine))
         if over is not None:
             return self._end(over)
-        self._queue_successor()
+        self.successor.queue()
         self._began()
         while True:
             verdict = self.tally.judge(
                 self._try(),
-                may_leave=self.successor is not None,
+                may_leave=self.successor.job is not None,
                 asked_here=self.signals.first,
                 gpu_hours=self._gpu_hours(),
             )
@@ -113,70 +89,6 @@ class Watchdog:
                 return self._leave(verdict)
             if not self._wait(verdict):
                 return self._leave(Verdict(next=Next.LEAVE, why=f"stopped by {self.signals.first}"))
-
-    def _note_the_lost(self) -> None:
-        """Jobs that ended without a word: killed with everything in them, or on a machine that was lost."""
-        seen = {(self.here.job, self.here.restart)}
-        lines = read_jobs(self.folder)
-        for line in unfinished(lines):
-            job, restart = str(line.get("job")), int(line.get("restart") or 0)
-            if (job, restart) in seen:
-                continue
-            state = "REQUEUED"
-            if job != self.here.job:
-                with suppress(SchedulerError):
-                    known = scheduler.states([job], patience=5.0).get(job)
-                    state = "UNKNOWN" if known is None else known.state
-                    if known is not None and known.state in ("RUNNING", "COMPLETING", "SUSPENDED"):
-                        continue
-            starts = attempts_after(self.plan.run, int(line.get("attempt_before") or 0))
-            until = max([str(one.last_seen) for one in starts], default=str(line.get("time", "")))
-            spent = seconds_between(str(line.get("time", "")), until)
-            append_job(
-                self.folder,
-                "lost",
-                job=job,
-                restart=restart,
-                state=state,
-                # What Slurm took away is not the run's fault; a crash that took everything along may be.
-                asked=state not in ("FAILED", "OUT_OF_MEMORY", "COMPLETED"),
-                why=f"the job ended without a word ({state.lower()})",
-                progress=made_progress(starts),
-                seconds=round(spent, 1),
-                gpu_hours=round(spent * int(line.get("gpus") or 0) / 3600, 5),
-            )
-
-    def _queue_successor(self) -> None:
-        """Have somebody who goes on, whatever happens to this job; after a requeue it is there already."""
-        known = successor_of(read_jobs(self.folder), self.here.job)
-        if known is not None and self.successor is None:
-            try:
-                state = scheduler.states([known], patience=10.0).get(known)
-            except SchedulerError:
-                # Nobody answers; where it is gone the next look tells.
-                self.successor = known
-                return
-            if state is not None and state.live:
-                self.successor = known
-                return
-            append_job(self.folder, "successor_gone", job=self.here.job, successor=known)
-        try:
-            self.lead = lead_for(self.plan)
-            self.successor = submit(self.plan, lead=self.lead, after=self.here.job)
-        except SubmissionError as error:
-            self._say(f"no successor could be queued: {error}; trying again while the run trains")
-            append_job(self.folder, "not_submitted", job=self.here.job, why=str(error))
-            return
-        append_job(
-            self.folder,
-            "submitted",
-            cluster="slurm",
-            job=self.successor,
-            after=self.here.job,
-            begin_s=0,
-            name=self.plan.name,
-            log=str(jobs_folder(self.folder) / f"{self.successor}_0_log.out"),
-        )
 
     def _began(self) -> None:
         append_job(
@@ -192,11 +104,13 @@ class Watchdog:
             pid=os.getpid(),
             host=socket.gethostname(),
             lead=round(self.lead, 1),
-            successor=self.successor,
+            successor=self.successor.job,
             attempt_before=newest_attempt(self.plan.run),
         )
         requeued = f", put back into the queue {self.here.restart} times" if self.here.restart else ""
-        self._say(f"job {self.here.job} on {self.here.nodes}{requeued}; successor {self.successor or 'none'}")
+        self._say(
+            f"job {self.here.job} on {self.here.nodes}{requeued}; successor {self.successor.job or 'none'}"
+        )
 
     def _try(self) -> Ended:
         self.tally.begin(newest_attempt(self.plan.run))
@@ -230,28 +144,16 @@ class Watchdog:
         if monotonic() - self._last_look < _LOOK:
             return
         self._last_look = monotonic()
-        if self.successor is None:
-            self._queue_successor()
+        if self.successor.job is None:
+            self.successor.queue()
         needed = measured(self.plan.run) if self.plan.lead is None else None
         if needed is None or needed <= self.lead or self._warned:
             return
-        end = self._ends_at()
+        end = self.here.ends_at
         if end is not None and end - needed < datetime.now(UTC).timestamp():
             self._ask_to_leave(
                 f"a save takes longer than Slurm was told: {needed:.0f} s before the time limit"
             )
-
-    def _ends_at(self) -> float | None:
-        if self._end_time is None:
-            with suppress(ValueError):
-                self._end_time = float(os.environ.get("SLURM_JOB_END_TIME", "0"))
-            if not self._end_time:
-                self._end_time = 0.0
-                with suppress(SchedulerError, ValueError):
-                    state = scheduler.states([self.here.job], patience=5.0).get(self.here.job)
-                    if state is not None:
-                        self._end_time = datetime.fromisoformat(state.end).astimezone().timestamp()
-        return self._end_time or None
 
     def _ask_to_leave(self, why: str) -> None:
         self._warned = True
@@ -271,11 +173,12 @@ class Watchdog:
         return self.signals.first is None
 
     def _leave(self, verdict: Verdict) -> int:
-        if self.successor is None:
-            self._queue_successor()
-        if self.successor is not None and verdict.delay:
-            with suppress(SchedulerError):
-                scheduler.hold_back(self.successor, verdict.delay)
+        if self.successor.was_cancelled():
+            why = f"job {self.successor.job}, which was to go on, was cancelled"
+            return self._end(Verdict(next=Next.END, outcome=Outcome.STOPPED, why=why, code=exit_codes.DONE))
+        self.successor.have()
+        self.successor.hold_back(verdict.delay)
+        follower = self.successor.job
         append_job(
             self.folder,
             "left",
@@ -284,12 +187,11 @@ class Watchdog:
             seconds=round(self.here.seconds, 1),
             gpu_hours=round(self._gpu_hours(), 5),
             why=verdict.why,
-            successor=self.successor,
+            successor=follower,
             delay=verdict.delay,
         )
-        follower = "this job, put back into the queue," if self.successor is None else f"job {self.successor}"
-        self._say(f"{verdict.why}; {follower} goes on")
-        if self.successor is None:
+        self._say(f"{verdict.why}; {f'job {follower}' if follower else 'this job, put back,'} goes on")
+        if follower is None:
             try:
                 scheduler.requeue(self.here.job)
             except SchedulerError as error:
@@ -299,15 +201,7 @@ class Watchdog:
 
     def _end(self, verdict: Verdict) -> int:
         assert verdict.outcome is not None
-        known = self.successor or successor_of(read_jobs(self.folder), self.here.job)
-        cancelled = None
-        if known is not None and not self._goes_on_for_another(verdict):
-            try:
-                scheduler.cancel([known])
-                cancelled = known
-            except SchedulerError as error:
-                # It starts, finds the run ended, and leaves.
-                self._say(f"job {known} could not be cancelled: {error}")
+        cancelled = None if self._goes_on_for_another(verdict) else self.successor.cancel()
         if verdict.outcome is Outcome.GAVE_UP:
             give_up(self.plan.run, verdict.why)
         if verdict.outcome in (Outcome.GAVE_UP, Outcome.HALTED):
@@ -332,7 +226,7 @@ class Watchdog:
             return False
         with suppress(OSError, ValueError):
             owner = owner_of(self.plan.run)
-            ours = {self.here.raw, self.here.job, self.successor}
+            ours = {self.here.raw, self.here.job, self.successor.job}
             return owner is not None and owner.job.removeprefix("job ").split(",")[0] in ours
         return True
 
@@ -354,7 +248,17 @@ def main(arguments: Sequence[str]) -> int:
     with suppress(OSError):
         if len(arguments) > 1:
             _print_to(watchdog.output)
-    return watchdog.watch()
+    try:
+        return watchdog.watch()
+    except Exception as error:
+        traceback.print_exc()
+        # It counts as a failed start: the successor, if there is one, must not fail in the same way for ever.
+        why = f"the watchdog failed: {type(error).__name__}: {error}"
+        append_job(
+            plan.folder, "try", job=here.job, restart=here.restart, code=exit_codes.FAILED, why=why, step=0
+        )
+        scheduler.say(here.job, why)
+        return exit_codes.FAILED
 
 
 def _print_to(path: Path) -> None:
