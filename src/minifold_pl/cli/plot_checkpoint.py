@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from minifold_pl.data.dataset import ChainDataset
+    from minifold_pl.plots.style import ThemeName
 
 
 def draw_ramachandran(args: argparse.Namespace) -> tuple[Figure, dict[str, Any]]:
@@ -62,6 +64,12 @@ def draw_ramachandran(args: argparse.Namespace) -> tuple[Figure, dict[str, Any]]
 
 def draw_contacts(args: argparse.Namespace) -> tuple[Figure, dict[str, Any]]:
     """The figure, and its numbers."""
+    draw, content = measure_contacts(args)
+    return draw(args.theme), content
+
+
+def measure_contacts(args: argparse.Namespace) -> tuple[Callable[[ThemeName], Figure], dict[str, Any]]:
+    """What draws the figure in any theme, and its numbers; the model runs once."""
     from minifold_pl.diagnostics.contact_maps import one_of_each_class, predicted_maps
     from minifold_pl.plots.contacts import ContactPanel, contact_figure
 
@@ -82,11 +90,17 @@ def draw_contacts(args: argparse.Namespace) -> tuple[Figure, dict[str, Any]]:
         )
         for one in maps
     ]  # fmt: skip
-    return contact_figure(panels, about=_about(content), theme=args.theme), content
+    return (lambda theme: contact_figure(panels, about=_about(content), theme=theme)), content
 
 
 def draw_embedding(args: argparse.Namespace) -> tuple[Figure, dict[str, Any]]:
     """The figure, and its numbers."""
+    draw, content = measure_embedding(args)
+    return draw(args.theme), content
+
+
+def measure_embedding(args: argparse.Namespace) -> tuple[Callable[[ThemeName], Figure], dict[str, Any]]:
+    """What draws the figure in any theme, and its numbers; the model runs once."""
     from minifold_pl.diagnostics import embeddings
     from minifold_pl.plots.embedding import Labelling, Projection, embedding_figure
 
@@ -114,8 +128,9 @@ def draw_embedding(args: argparse.Namespace) -> tuple[Figure, dict[str, Any]]:
         "silhouette": {one.name: one.silhouette for one in labellings},
         "umap": note or "drawn",
     }
-    return embedding_figure(
-        projections, labellings, about=_about(content), note=note, theme=args.theme
+    about = _about(content)
+    return (
+        lambda theme: embedding_figure(projections, labellings, about=about, note=note, theme=theme)
     ), content
 
 

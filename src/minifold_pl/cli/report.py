@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from minifold_pl.cli.allocator import return_large_blocks
 from minifold_pl.cli.errors import UserError
 from minifold_pl.cli.generation import positive
 from minifold_pl.cli.output_file import check_folder
@@ -38,6 +40,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-samples", type=positive, default=200, metavar="N", help="structures at most (default 200)"
     )
+    parser.add_argument(
+        "--without-model", action="store_true",
+        help="leave out the figures that the checkpoint has to be run for: contact maps, embeddings",
+    )  # fmt: skip
     parser.set_defaults(run=run)
     return parser
 
@@ -52,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"the report needs {error.name}, which is not installed: pip install 'minifold-pl[report]'"
         ) from error
+    return_large_blocks()
     from minifold_pl.checkpoint.atomic import atomic_write_text
+    from minifold_pl.cli.report_figures import more_pictures
     from minifold_pl.report.gather import NothingToReport, gather
     from minifold_pl.report.page import page
 
@@ -73,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(str(error), exit_code=2) from error
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
+    pictures, told = more_pictures(report, with_model=not args.without_model)
+    report = replace(report, figures=[*report.figures, *pictures], notes=[*report.notes, *told])
     text = page(report)
     try:
         atomic_write_text(out, text)

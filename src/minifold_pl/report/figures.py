@@ -9,10 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+import torch
+
+from minifold_pl.diagnostics.dihedrals import pseudo_pairs
 from minifold_pl.plots.gradients import gradient_figure
 from minifold_pl.plots.losses import loss_figure
 from minifold_pl.plots.one_step import one_step_figure
+from minifold_pl.plots.ramachandran import DihedralSet, ramachandran_figure
 from minifold_pl.plots.style import ThemeName, picture
+from minifold_pl.report.structures import Chain
 from minifold_pl.results.one_step import NoScores, OneStepScores, read_one_step
 from minifold_pl.results.run_curves import NoCurves, read_curves
 from minifold_pl.run.folder import RunFolder
@@ -23,6 +29,8 @@ if TYPE_CHECKING:
 _LENGTH: Final = re.compile(r'\b(width|height)="([\d.]+)pt"')
 _POINT: Final = 96 / 72
 """CSS pixels."""
+_FEWEST_PAIRS: Final = 50
+"""Of dihedrals: fewer show nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,21 +48,24 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Drawing:
+class Drawing:
+    """A figure to be drawn in each theme."""
+
     name: str
+    """Its id in the page."""
     title: str
     caption: str
     draw: Callable[[ThemeName], Figure]
 
 
-def pictures(folder: RunFolder | None, evaluations: Sequence[Path]) -> list[Picture]:
-    """What can be drawn from the files of a run and of its evaluations; what was not measured is left out."""
+def pictures(folder: RunFolder | None, evaluations: Sequence[Path], chains: Sequence[Chain]) -> list[Picture]:
+    """What can be drawn from the files of a run, of its evaluations and samples; what was not measured is left out."""
     drawings = [] if folder is None else [*_of_run(folder)]
     places = [*evaluations, *([] if folder is None else [folder.path])]
-    return [_picture(drawing) for drawing in [*drawings, *_one_step(places)]]
+    return [drawn(drawing) for drawing in [*drawings, *_one_step(places), *_dihedrals(chains)]]
 
 
-def _one_step(places: Sequence[Path]) -> Iterator[_Drawing]:
+def _one_step(places: Sequence[Path]) -> Iterator[Drawing]:
     """Of the first place that has such scores."""
     for place in places:
         with contextlib.suppress(NoScores):
@@ -62,8 +73,8 @@ def _one_step(places: Sequence[Path]) -> Iterator[_Drawing]:
             return
 
 
-def _one_step_drawing(scores: OneStepScores, place: Path) -> _Drawing:
-    return _Drawing(
+def _one_step_drawing(scores: OneStepScores, place: Path) -> Drawing:
+    return Drawing(
         name="one-step",
         title="One step from noise",
         caption=f"How good one step from noise of each level is, beside what needs no sequence. From {place}.",
@@ -71,20 +82,50 @@ def _one_step_drawing(scores: OneStepScores, place: Path) -> _Drawing:
     )
 
 
-def _of_run(folder: RunFolder) -> Iterator[_Drawing]:
+def _dihedrals(chains: Sequence[Chain]) -> Iterator[Drawing]:
+    """Cα dihedrals of the newest samples beside those of their truths, at the residues that are observed."""
+    known = [chain for chain in chains if chain.truth and len(chain.samples[-1].ca) <= len(chain.shape)]
+    truth = _pairs([(chain.shape, chain) for chain in known])
+    samples = _pairs([(chain.samples[-1].ca, chain) for chain in known])
+    if len(truth) < _FEWEST_PAIRS or not len(samples):
+        return
+    sets = [
+        DihedralSet(name="truth", angles=truth, told=f"{len(known)} chains"),
+        DihedralSet(name="samples", angles=samples, told="the newest sample of each of these chains"),
+    ]
+    yield Drawing(
+        name="ramachandran",
+        title="Cα dihedrals",
+        caption="Consecutive Cα dihedrals of the samples in this report and of their truths, from their PDB files.",
+        draw=lambda theme: ramachandran_figure(sets, theme=theme),
+    )
+
+
+def _pairs(traces: Sequence[tuple[np.ndarray, Chain]]) -> np.ndarray:
+    found = [np.zeros((0, 2))]
+    for trace, chain in traces:
+        ca = np.full_like(chain.shape, np.nan)
+        ca[: len(trace)] = trace
+        mask = np.isfinite(ca).all(-1) & np.isfinite(chain.shape).all(-1)
+        given = (np.nan_to_num(ca).astype(np.float32), mask, chain.bonded)
+        found.append(pseudo_pairs(*(torch.from_numpy(np.ascontiguousarray(one))[None] for one in given)))
+    return np.concatenate(found)
+
+
+def _of_run(folder: RunFolder) -> Iterator[Drawing]:
     try:
         run = read_curves(folder.path)
     except NoCurves:
         return
     if run.train or run.val:
-        yield _Drawing(
+        yield Drawing(
             name="losses",
             title="Losses",
             caption="Every loss term, training and validation, with learning rate and patience, from metrics.csv.",
             draw=lambda theme: loss_figure([run], theme=theme),
         )
     if run.gradients:
-        yield _Drawing(
+        yield Drawing(
             name="gradients",
             title="Gradients",
             caption="Gradient norm of each module before clipping, with what the guards noted, from metrics.csv.",
@@ -92,7 +133,8 @@ def _of_run(folder: RunFolder) -> Iterator[_Drawing]:
         )
 
 
-def _picture(drawing: _Drawing) -> Picture:
+def drawn(drawing: Drawing) -> Picture:
+    """The figure in both themes."""
     light, dark = (picture(drawing.draw(theme), "svg").decode() for theme in ("light", "dark"))
     size = {side: round(float(length) * _POINT) for side, length in _LENGTH.findall(light[:2000])}
     return Picture(

@@ -81,8 +81,11 @@ def gather(
         results=found,
         chains=chains,
         history=history,
-        figures=pictures(folder, places),
+        figures=pictures(folder, places, chains),
         config_text=text,
+        checkpoint=checkpoint,
+        store=store,
+        samples=sampled,
     )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from markupsafe import Markup
 
 import minifold_pl
+from minifold_pl.data.store import ChainStore
 from minifold_pl.report import results
 from minifold_pl.report.card import Fact, duration
 from minifold_pl.report.figures import Picture
@@ -51,6 +52,11 @@ class Report:
     history: History | None
     figures: Sequence[Picture]
     config_text: str
+    checkpoint: Path | None
+    """What was reported on, or the run's best one; figures that need a model are made with it."""
+    store: ChainStore | None
+    samples: Sequence[Path]
+    """Folders of the structures."""
 
 
 class LibraryMissing(RuntimeError):

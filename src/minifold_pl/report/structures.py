@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from minifold_pl.constants import CA_ATOM
-from minifold_pl.data.records import ChainRecord
+from minifold_pl.data.records import ChainRecord, peptide_bonds
 from minifold_pl.data.store import ChainStore
 from minifold_pl.export.names import safe_file_name
 from minifold_pl.export.observed import ObservedChain, observed_pdb_text
@@ -45,6 +45,8 @@ class Sample:
     file: str
     """Name of its file in downloads."""
     pdb: str
+    ca: np.ndarray
+    """(l 3) Å, by residue number from 1; NaN where missing."""
     motion: tuple[float, ...] = ()
     """Rotation by rows, then translation in Å, onto the truth; empty without one."""
     scores: dict[str, float] = field(default_factory=dict)
@@ -62,6 +64,8 @@ class Chain:
     """The chain's name as part of a file's name."""
     shape: np.ndarray
     """(l 3) Cα in Å of the truth, else of the newest sample; NaN where missing."""
+    bonded: np.ndarray
+    """(l) True where a residue is joined to the next."""
     factors: bool = False
     """Whether the samples have B-factors other than 0: a confidence."""
     truth: str = ""
@@ -72,9 +76,11 @@ class Chain:
 class _Read:
     sample: Sample
     sequence: str
-    ca: np.ndarray
-    """(l 3) Å, by residue number from 1; NaN where missing."""
     factors: bool
+
+    @property
+    def ca(self) -> np.ndarray:
+        return self.sample.ca
 
 
 def read_structures(
@@ -135,6 +141,9 @@ def _chain(name: str, read: list[_Read], record: ChainRecord | None, file: str) 
         samples=tuple(one.sample for one in newest_last),
         file=file,
         shape=newest_last[-1].ca if record is None else record.coords[:, CA_ATOM],
+        bonded=np.ones(len(newest_last[-1].ca), dtype=bool)
+        if record is None
+        else peptide_bonds(record.coords, record.breaks),
         factors=any(one.factors for one in read),
         truth="" if record is None else _truth(record),
     )
@@ -185,8 +194,9 @@ def _read(path: Path) -> _Read:
         order=_made(path),
         file=f"{path.stem}_{path.parent.name}.pdb",
         pdb=text,
+        ca=ca,
     )
-    return _Read(sample=sample, sequence="".join(letters), ca=ca, factors=factors)
+    return _Read(sample=sample, sequence="".join(letters), factors=factors)
 
 
 class _Truths:
