@@ -51,7 +51,7 @@ class Watchdog:
         self.lead = lead_for(plan)
         """Seconds before its time limit at which Slurm warns this job."""
         self.tally = Tally(plan, here.job, here.restart)
-        self._last_look = 0.0
+        self._last_look = monotonic()
         self._warned = False
 
     @property
