@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from tests.resilience.training import Case, make_store, outcome
+from tests.resilience.training import ROOT, Case, make_store, outcome
 
 from minifold_pl.run.events import read_events
 from minifold_pl.run.exit_codes import DONE, HALTED
@@ -16,7 +17,15 @@ from minifold_pl.run.folder import RunFolder
 from minifold_pl.run.marker import RunState, read_marker
 from minifold_pl.run.stop_order import order_stop
 
-PROGRAM = [sys.executable, "-c", "from minifold_pl.cli.main import entry_point; entry_point()"]
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
+    "MASTER_ADDR": "127.0.0.1",
+    "GLOO_SOCKET_IFNAME": "lo",
+}
+# By its name: the processes of the other ranks are started as this one was.
+PROGRAM = [sys.executable, "-m", "minifold_pl"]
 
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -29,7 +38,7 @@ def test_a_run_that_is_ordered_to_stop_saves_says_so_and_is_not_started_again(
     process = subprocess.Popen(
         # Without a bound it would end before it is stopped; epochs may change in a run.
         [*PROGRAM, *case.arguments(store, folder.path), "--trainer.max_epochs", "100000"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT,
     )  # fmt: skip
     try:
         _until_saved(folder)
@@ -63,11 +72,17 @@ def test_a_run_taken_up_after_a_stop_ends_as_the_undisturbed_one(tmp_path: Path)
     assert _run(*case.arguments(store, whole)).returncode == DONE
     order_stop(folder, by="ada@login1")
     assert _run(*case.arguments(store, folder.path)).returncode == HALTED
-    # It begins, and is stopped before its second step.
-    assert _run(*case.arguments(store, folder.path), "--run.after_stop", "0",
-                "--trainer.max_steps", "2").returncode == DONE  # fmt: skip
-    order_stop(folder, by="ada@login1")
-    assert _run(*case.arguments(store, folder.path)).returncode == HALTED
+    # It begins, slow enough to be stopped amid its epochs.
+    pace = '{"class_path": "tests.slurm.pace.Pace", "init_args": {"seconds": 2.0}}'
+    slow = [*case.arguments(store, folder.path), "--run.after_stop", "0", "--trainer.callbacks+", pace]
+    process = subprocess.Popen([*PROGRAM, *slow], env=ENVIRONMENT)
+    try:
+        _until_saved(folder)
+        order_stop(folder, by="ada@login1")
+        assert process.wait(120) == HALTED
+    finally:
+        process.kill()
+        process.wait()
     ended = _run(*case.arguments(store, folder.path), "--run.after_stop", "2")
     assert ended.returncode == DONE, ended.stderr
     assert outcome(folder.path) == outcome(whole)
@@ -77,7 +92,9 @@ def test_a_run_taken_up_after_a_stop_ends_as_the_undisturbed_one(tmp_path: Path)
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(
+        [*PROGRAM, *arguments], capture_output=True, text=True, check=False, timeout=300, env=ENVIRONMENT
+    )
 
 
 def _until_saved(folder: RunFolder) -> None:
