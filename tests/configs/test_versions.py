@@ -19,7 +19,7 @@ from minifold_pl.cli.lightning_cli import instantiate_model, resolve_config
 from minifold_pl.cli.main import main
 from minifold_pl.losses.objective import final_weights, weights_at
 from minifold_pl.modules.diffusion import DiffusionModule
-from minifold_pl.modules.optim import build_optimizer, group_rates
+from minifold_pl.modules.optim import CosineRestarts, build_optimizer, group_rates
 from minifold_pl.types import Denoised
 
 REDUCED = runpy.run_path(str(Path(__file__).with_name("reduced.py")))["reduced"]
@@ -78,6 +78,12 @@ def test_each_version_weighs_its_losses_as_written_up(wide) -> None:
     assert table["v11b"] == table["v12"] == table["v12b"] == (1.0, 0.5, 1.0, 3.0, 0.0, 0.03)
     assert weights["v8"]["chirality"] == weights["v8"]["angle"] == 0
     assert all(weights[name]["chirality"] == 0.1 and weights[name]["angle"] == 0.5 for name in VERSIONS[1:])
+
+
+@pytest.mark.parametrize("name", DISTANCE_BASED)
+def test_the_first_versions_restart_a_cosine_to_0_every_15_epochs_as_torch_does(name: str, wide) -> None:
+    """A setting that a config leaves out is taken from v13's schedule, not from the class: both had other values."""
+    assert wide[name].schedule_config == CosineRestarts(interval="epoch", period_epochs=15, eta_min=0.0)
 
 
 def test_v12b_trains_the_pair_stack_at_three_times_the_rate_and_v12_does_not(wide) -> None:
