@@ -75,6 +75,7 @@ BAD = {
     "no coordinates": lambda line: line("bad", coords={"CA": [[float("nan")] * 3] * 12}),
     "duplicate name": lambda line: line("first"),
     "wrong length": lambda line: _with_coords(line, "CA", lambda rows: rows.pop()),
+    "residues in one place": lambda line: line("bad", coords={"CA": [[0.0] * 3] * 12}),
     "impossible coordinates": lambda line: _with_coords(line, "C", _set(5, 2, float("inf"))),
 }
 

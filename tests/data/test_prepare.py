@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from tests.data.kill_prepare import content
 
+from minifold_pl.data import source_work
 from minifold_pl.data.chain_set import SourceError
 from minifold_pl.data.journal import Journal
 from minifold_pl.data.prepare import PrepareSettings, prepare, read_splits
@@ -202,6 +203,30 @@ def test_a_store_of_another_source_or_other_settings_stays_refused(source, tmp_p
     elsewhere.write_bytes(source.read_bytes())
     with pytest.raises(StoreError, match="--overwrite replaces it"):
         prepare(elsewhere, tmp_path / "store")
+
+
+@pytest.mark.parametrize("kind", ["chain set", "sequences"])
+def test_a_file_that_is_written_while_it_is_read_makes_no_store(tmp_path, make_line, monkeypatch, kind):
+    if kind == "chain set":
+        path, text, call = tmp_path / "in.jsonl", make_line("a") + "\n", "read_block"
+        more = make_line("b") + "\n"
+    else:
+        path, text, call = tmp_path / "in.fasta", ">a\nACDEFGHIKLMN\n", "read_sequences"
+        more = ">b\nACDEFGHIKLMN\n"
+    path.write_text(text)
+    read = getattr(source_work, call)
+
+    def read_and_grow(*arguments):
+        result = read(*arguments)
+        path.write_text(text + more)
+        return result
+
+    monkeypatch.setattr(source_work, call, read_and_grow)
+    with pytest.raises(SourceError, match="changed while it was read"):
+        prepare(path, tmp_path / "store")
+    assert sorted(tmp_path.iterdir()) == [path]
+    monkeypatch.undo()
+    assert prepare(path, tmp_path / "store").kept == 2
 
 
 def test_a_damaged_store_is_not_taken_for_one_that_is_done(source, tmp_path):

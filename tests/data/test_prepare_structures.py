@@ -426,6 +426,26 @@ def test_pipes_dead_links_and_loops_are_told_or_passed(write, tmp_path):
     assert report.files_refused == {"dead.pdb": "does not exist", "pipe.pdb": "is no regular file"}
 
 
+def test_a_file_without_atoms_is_told_of_by_its_name(write, tmp_path):
+    text = write("1abc.pdb").read_text()
+    (tmp_path / "in" / "head.pdb").write_text("HEADER    HYDROLASE\nREMARK 465\n" * 20)
+    (tmp_path / "in" / "models.pdb").write_text(f"MODEL        1\nENDMDL\nMODEL        2\n{text}ENDMDL\n")
+    report = prepare(tmp_path / "in", tmp_path / "store", TWO)
+    assert report.kept == 1
+    assert report.files_refused == {
+        "head.pdb": "holds no atoms",
+        "models.pdb": "holds no atoms: in its first model",
+    }
+
+
+def test_a_store_beside_its_sources_is_not_read_as_one_of_them(write, tmp_path):
+    write("1abc.pdb")
+    for _ in range(2):
+        write("2abc.pdb")
+        report = prepare(tmp_path / "in", tmp_path / "in" / "store", TWO)
+        assert (report.files, report.kept, report.files_refused) == (2, 2, {})
+
+
 def test_files_may_have_any_name(write, tmp_path):
     content = write("1abc.pdb").read_bytes()
     for k, name in enumerate([b"\xff\xfe.pdb", b"two\nlines.pdb", b" .pdb", "日本.pdb".encode()]):

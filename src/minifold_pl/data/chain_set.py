@@ -31,6 +31,10 @@ the chirality term is undefined.
 """
 MAX_COORDINATE: Final = 9999.999
 """Å; the largest value a PDB file can hold. Larger ones are damage, and would drown the rest in float32."""
+SAME_PLACE: Final = 1.0
+"""Å: neighbours whose Cα are nearer than this (ideal 3.80; 2.95 across a cis bond) lie in one place."""
+MOST_IN_ONE_PLACE: Final = 0.05
+"""Largest share of residues that may lie in their neighbour's place: more are placeholders such as 0, 0, 0."""
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
@@ -155,6 +159,10 @@ def parse_record(fields: dict[str, Any], min_length: int) -> tuple[ChainRecord, 
     observed = int(np.isfinite(coords[:, CA_ATOM]).all(-1).sum())
     if observed < min_length:
         raise _Unusable("no coordinates", f"{observed} Cα observed, at least {min_length} are needed")
+    trace = coords[np.isfinite(coords[:, CA_ATOM]).all(-1), CA_ATOM]
+    together = int((np.square(np.diff(trace, axis=0)).sum(-1) < SAME_PLACE**2).sum())
+    if together > MOST_IN_ONE_PLACE * observed:
+        raise _Unusable("residues in one place", f"{together} of {observed}")
     if ca_only:
         notes.append((_CA_ONLY_NOTE, ""))
 

@@ -109,6 +109,8 @@ def _of_file(file: StructureFile, way: tuple[Any, ...], checked: Iterator[Entry]
     min_length, _, domains, cut = way
     for chain, reason in file.dropped:
         yield Entry((Problem("dropped", reason, "", chain_name(file.name, chain)),))
+    if not (file.chains or file.dropped):
+        yield Entry((Problem("dropped", "holds no atoms", "in its first model" if file.models > 1 else ""),))
     if file.models > 1 and file.chains:
         yield Entry((Problem("noted", "first of several models", f"{file.models}"),))
     table = DomainTable()

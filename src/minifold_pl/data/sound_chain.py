@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from minifold_pl.constants import BACKBONE_ATOMS, C_ATOM, CA_ATOM, N_ATOM, O_ATOM
+from minifold_pl.data.chain_set import MOST_IN_ONE_PLACE, SAME_PLACE
 from minifold_pl.data.outcome import Entry, Problem
 from minifold_pl.data.packed_chain import pack_rows
 from minifold_pl.data.structure_file import StructureChain
@@ -22,10 +23,6 @@ _FARTHEST: Final = {N_ATOM: 3.0, C_ATOM: 3.0, O_ATOM: 4.0}
 _FARTHEST_SQUARED: Final = np.array(
     [_FARTHEST.get(slot, np.inf) ** 2 for slot in range(len(BACKBONE_ATOMS))], dtype=np.float32
 )
-_SAME_PLACE: Final = 1.0
-"""Å: neighbours whose Cα are nearer than this (ideal 3.80; 2.95 across a cis bond) lie in one place."""
-_MOST_IN_ONE_PLACE: Final = 0.05
-"""Largest share of residues that may lie in their neighbour's place: more are placeholders such as 0, 0, 0."""
 _LARGEST_NUMBER: Final = 10**9
 
 
@@ -129,7 +126,7 @@ class _Counts:
         n, ca, c = (seen[:, atom] for atom in (N_ATOM, CA_ATOM, C_ATOM))
         observed = ca.nonzero()[0]
         trace = rows.coords[observed, CA_ATOM]
-        near = (_squared(trace[1:] - trace[:-1]) < _SAME_PLACE**2).nonzero()[0]
+        near = (_squared(trace[1:] - trace[:-1]) < SAME_PLACE**2).nonzero()[0]
         together = [0] * (len(rows.edges) - 1)
         if len(near):
             chain = np.searchsorted(rows.edges, observed, side="right") - 1
@@ -154,7 +151,7 @@ class _Counts:
             atoms = "Cα" if ca_only else "N, Cα and C"
             detail = f"{100 * complete / len(chain):.1f} % of {len(chain)} residues have {atoms}"
             return Problem("dropped", f"under {100 * min_complete:g} % complete", detail, name)
-        if self.together[place] > _MOST_IN_ONE_PLACE * observed:
+        if self.together[place] > MOST_IN_ONE_PLACE * observed:
             return Problem("dropped", "residues in one place", f"{self.together[place]} of {observed}", name)
         return None
 

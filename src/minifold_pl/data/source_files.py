@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minifold_pl.data.chain_set import SourceError
+from minifold_pl.data.store_format import is_store
 from minifold_pl.data.structure_content import is_structure
 
 
@@ -24,7 +25,8 @@ class SourceFile:
 def find_files(paths: Sequence[str | Path]) -> list[SourceFile]:
     """All files among ``paths`` and in folders among them, each once, in the order of their absolute paths.
 
-    Hidden files and folders are left out unless named; links to folders are followed, once each.
+    Hidden files and folders are left out unless named, and so are stores, which a user may well make beside their
+    sources; links to folders are followed, once each.
 
     Raises:
         SourceError: a path does not exist or cannot be listed, or nothing is there.
@@ -58,7 +60,7 @@ def _in_folder(folder: str) -> Iterator[str]:
     while waiting:
         here = waiting.pop()
         real = os.path.realpath(here)
-        if real in seen:
+        if real in seen or (here != folder and is_store(here)):
             continue
         seen.add(real)
         try:

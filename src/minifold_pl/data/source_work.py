@@ -310,6 +310,7 @@ class ChainSet:
     def items(self, journal: Journal) -> Iterator[tuple[SourceFile, str, Iterable[Entry]]]:
         """The file with its lines."""
         yield self._file, file_sha256(self._path), self._entries(journal)
+        _check_same(self._file)
 
     def _entries(self, journal: Journal) -> Iterator[Entry]:
         settings = self._settings
@@ -366,6 +367,7 @@ class SequenceTable:
             file_sha256(self._path),
             itertools.islice(self._entries(), wanted.start, wanted.stop),
         )
+        _check_same(self._file)
 
     def _entries(self) -> Iterator[Entry]:
         problems: list[Problem] = []
@@ -391,6 +393,22 @@ class SequenceTable:
 def _refusal(failure: Failure) -> bytes:
     """The outcome of a file whose reader gave none."""
     return Outcome((Entry((Problem("dropped", failure.reason, failure.detail),)),)).encoded()
+
+
+def _check_same(file: SourceFile) -> None:
+    """A large file that is still being written would give a store of parts of two.
+
+    Raises:
+        SourceError: it is not what it was when reading began.
+    """
+    try:
+        status = os.stat(file.path)
+    except OSError as error:
+        raise SourceError(f"{file.path} went away while it was read: {error.strerror}") from None
+    if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
+        raise SourceError(
+            f"{file.path} changed while it was read; no store was written; give the command again when it is whole"
+        )
 
 
 def _key(file: SourceFile) -> str:
