@@ -32,3 +32,8 @@ def test_progress_is_a_checkpoint_with_more_steps_than_the_start_had() -> None:
     assert not made_progress([attempt(first_step=6, last_step=6, counts=saved)])
     assert not made_progress([attempt(counts=saved)]) and not made_progress([])
     assert made_progress([attempt(end="done")])
+
+
+def test_a_librarys_hint_is_not_the_reason_of_a_kill() -> None:
+    hint = "/opt/lightning/fabric/plugins/environments/slurm.py:204: The `srun` command is available but not used."
+    assert last_words(f"{hint}\n0: {hint}\n", []) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -73,8 +74,9 @@ def several_runs(reports: Sequence[Report]) -> RenderableType:
 
 def advice(report: Report) -> str:
     """What to type next; empty where nothing is to be done."""
-    config = RunFolder(report.path).config
-    again = f"minifold-pl submit --again {report.path}, or fit --config {config}"
+    config = shlex.quote(str(RunFolder(report.path).config))
+    path = shlex.quote(str(report.path))
+    again = f"minifold-pl submit --again {path}, or fit --config {config}"
     saved = report.progress.saved_step
     where = "" if saved is None else f" from step {saved:,}"
     match report.state:
@@ -84,17 +86,17 @@ def advice(report: Report) -> str:
             number = 0 if report.marker is None else report.marker.attempt
             return (
                 "when the cause is put right: "
-                f"minifold-pl submit --again {report.path} --after-halt, or "
+                f"minifold-pl submit --again {path} --after-halt, or "
                 f"fit --config {config} --run.after_halt {number}"
             )
         case State.STOPPED:
             number = 0 if report.order is None else report.order.after
             return (
-                f"taken up again{where}: minifold-pl submit --again {report.path}, or "
+                f"taken up again{where}: minifold-pl submit --again {path}, or "
                 f"fit --config {config} --run.after_stop {number}"
             )
         case State.STOPPING:
-            return f"it saves and leaves; minifold-pl stop {report.path} waits for it, --kill ends it at once"
+            return f"it saves and leaves; minifold-pl stop {path} waits for it, --kill ends it at once"
         case State.UNKNOWN:
             return f"starting it again is safe, two never train in one folder: {again}"
     return ""

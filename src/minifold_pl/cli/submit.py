@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -131,6 +132,8 @@ def submit(args: argparse.Namespace) -> int:
     given = _given(args)
     if (args.config is None) == (args.again is None):
         raise UserError("give either --config CONFIG or --again RUN", exit_code=2)
+    if args.parallel < 1:
+        raise UserError(f"--parallel must be at least 1, got {args.parallel}", exit_code=2)
     try:
         if args.again is not None:
             given = _take_up(args, given)
@@ -158,13 +161,13 @@ def _submit(args: argparse.Namespace, wishes: Sequence[Wish], resources: Resourc
     configs = [settle(wish) for wish in wishes]
     if len(plans) > 1 and args.cluster == "slurm":
         place = plans[0].folder.parent / "arrays"
-        jobs = start_array(plans, configs, max(1, args.parallel), place)
+        jobs = start_array(plans, configs, args.parallel, place)
     else:
         jobs = [start(plan, config) for plan, config in zip(plans, configs, strict=True)]
     for plan, job in zip(plans, jobs, strict=True):
         kind = "job" if args.cluster == "slurm" else "process"
         print(f"{plan.folder}: {kind} {job}", flush=True)
-    first = plans[0].folder
+    first = shlex.quote(str(plans[0].folder))
     print(f"  minifold-pl status {first}\n  minifold-pl logs {first}\n  minifold-pl stop {first}", flush=True)
     if not args.wait:
         return 0
@@ -185,7 +188,7 @@ def _show(args: argparse.Namespace, wishes: Sequence[Wish], resources: Resources
         settle(wish)
     if args.cluster == "local":
         for plan in plans:
-            print(" ".join([plan.python, "-m", "minifold_pl", *plan.arguments, *plan.once]))
+            print(shlex.join([plan.python, "-m", "minifold_pl", *plan.arguments, *plan.once]))
         return 0
     several = [plan.path for plan in plans] if len(plans) > 1 else []
     place = plans[0].folder.parent / "arrays" if several else None
@@ -198,17 +201,18 @@ def _given(args: argparse.Namespace) -> _Given:
     rest: list[str] = []
     extra: dict[str, str | bool] = {}
     fresh = False
-    words = iter(args.rest)
-    for word in words:
+    words = list(args.rest)
+    while words:
+        word = words.pop(0)
         name, equals, value = word.partition("=")
         if name.startswith("--slurm."):
-            extra[name.removeprefix("--slurm.")] = value if equals else next(words, "")
+            extra[name.removeprefix("--slurm.")] = value if equals else _value(words)
         elif word in ("--fresh", "--run.fresh=true"):
             fresh = True
         elif word in _ONCE:
             once.append(word)
         elif name == "--ckpt_path":
-            once += [name, value if equals else next(words, "")]
+            once += [name, value if equals else _value(words)]
         elif name in ("--run.fresh", "--run.after_halt", "--run.wait", "--print_config"):
             raise UserError(f"{name} cannot be given to submit (see --help)", exit_code=2)
         else:
@@ -219,6 +223,11 @@ def _given(args: argparse.Namespace) -> _Given:
         elif value == "false":
             extra[name] = False
     return _Given(folder=args.folder, fresh=fresh, once=tuple(once), extra=extra, rest=tuple(rest))
+
+
+def _value(words: list[str]) -> str:
+    """Take the value of an option; empty where another option follows, or nothing."""
+    return "" if not words or words[0].startswith("--") else words.pop(0)
 
 
 def _resources(args: argparse.Namespace, extra: dict[str, str | bool]) -> Resources:
@@ -288,6 +297,13 @@ def _wishes(args: argparse.Namespace, given: _Given, resources: Resources) -> li
                 Path(given.folder).expanduser() / name if len(runs) > 1 else Path(given.folder).expanduser()
             )
         folder = folder.absolute()
+        if args.cluster == "slurm" and any(mark in str(folder) for mark in "%\\\n"):
+            # %j and the like are filled in, backslashes dropped: the job would find no file to print to, and fail.
+            raise UserError(
+                f"the run folder {str(folder)!r} holds %, a backslash or a line break, which Slurm reads as "
+                "something else in the names of output files: choose another name",
+                exit_code=2,
+            )
         if given.fresh and not args.dry_run:
             folder = fresh_folder(folder)
         arguments = ["--config", config]
@@ -332,17 +348,16 @@ def _plan(args: argparse.Namespace, wish: Wish, resources: Resources) -> Plan:
     }
     before = {} if args.again is None else asdict(args.before.limits)
     try:
-        chosen = Limits(**{**before, **limits})
+        return Plan(
+            folder=wish.folder,
+            cluster=args.cluster,
+            name=f"mf-{wish.folder.name}",
+            arguments=("fit", "--config", str(jobs_folder(wish.folder) / "config.yaml")),
+            once=wish.once,
+            python=sys.executable,
+            resources=resources,
+            limits=Limits(**{**before, **limits}),
+            lead=args.lead,
+        )
     except ValueError as error:
         raise UserError(str(error), exit_code=2) from error
-    return Plan(
-        folder=wish.folder,
-        cluster=args.cluster,
-        name=f"mf-{wish.folder.name}",
-        arguments=("fit", "--config", str(jobs_folder(wish.folder) / "config.yaml")),
-        once=wish.once,
-        python=sys.executable,
-        resources=resources,
-        limits=chosen,
-        lead=args.lead,
-    )

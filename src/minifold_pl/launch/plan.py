@@ -6,11 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from minifold_pl.checkpoint.atomic import atomic_write_text
 from minifold_pl.launch.resources import Resources
 from minifold_pl.run.folder import RunFolder
+
+LONGEST_LEAD: Final = 65535
+"""Seconds before its time limit at which Slurm can warn a job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,11 @@ class Limits:
         for name in ("max_fruitless", "max_idle"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.backoff < 0 or self.longest_backoff < self.backoff:
+        for name in ("max_restarts", "max_gpu_hours"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+        if not 0 <= self.backoff <= self.longest_backoff:
             raise ValueError(
                 f"backoff ({self.backoff}) must lie between 0 and longest_backoff ({self.longest_backoff})"
             )
@@ -62,6 +69,11 @@ class Plan:
     """When to give up."""
     lead: float | None = None
     """Seconds before the time limit at which the run is asked to stop; None: as measured."""
+
+    def __post_init__(self) -> None:
+        # sbatch takes no more in --signal.
+        if self.lead is not None and not 1 <= self.lead <= LONGEST_LEAD:
+            raise ValueError(f"lead must lie between 1 and {LONGEST_LEAD} seconds, got {self.lead}")
 
     @property
     def run(self) -> RunFolder:

@@ -25,7 +25,7 @@ FORWARDED: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHU
 _TAIL: Final = 4096
 """Bytes of the output that are read for the last words."""
 _STOPPED = re.compile(r"^(?:\d+: )?stopped by (SIG[A-Z0-9]+);", re.MULTILINE)
-_NOISE = re.compile(r"^(srun|slurmstepd|\s|stopped by )|Warning: |^\s*$")
+_NOISE = re.compile(r"^(srun|slurmstepd|\s|stopped by |\S+\.py:\d+: )|Warning: |^\s*$")
 
 
 class Signals:

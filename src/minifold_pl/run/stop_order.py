@@ -11,6 +11,7 @@ N is :attr:`StopOrder.after`, so that a job script that holds the flag does not 
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import ClassVar, Final
@@ -100,6 +101,6 @@ def told_stopped(folder: RunFolder, order: StopOrder) -> str:
     """That the run was stopped, and what to type to take it up again."""
     return (
         f"{folder.path} was {order}\n"
-        f"minifold-pl submit --again {folder.path} goes on with it as it was submitted, "
-        f"minifold-pl fit --config {folder.config} --run.after_stop {order.after} here"
+        f"minifold-pl submit --again {shlex.quote(str(folder.path))} goes on with it as it was submitted, "
+        f"minifold-pl fit --config {shlex.quote(str(folder.config))} --run.after_stop {order.after} here"
     )
