@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -165,3 +166,11 @@ def command(words: Sequence[str]) -> list[str]:
     import sys
 
     return [sys.executable, "-m", "minifold_pl", *words]
+
+
+def fill(disk: Path) -> None:
+    """Leave no room on a small disk."""
+    with (disk / "filler").open("wb") as filler, suppress(OSError):
+        while True:
+            filler.write(bytes(1 << 16))
+            filler.flush()

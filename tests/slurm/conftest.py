@@ -113,3 +113,17 @@ def submit(cluster: Cluster, store: Path, environment: dict[str, str], tmp_path:
     for run in runs:
         for job in run.lines("submitted"):
             cluster.ask("scancel", "--quiet", str(job["job"]), check=False)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder that holds 60 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(place)], capture_output=True
+    )
+    if done.returncode:
+        pytest.skip("no right to mount a small disk")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=False)

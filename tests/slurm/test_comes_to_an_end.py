@@ -6,12 +6,12 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.resilience.faults import fault
-from tests.slurm.cluster import Cluster, Run, command, until
+from tests.slurm.cluster import Cluster, Run, command, fill, until
 from tests.slurm.conftest import training
 
 from minifold_pl.run.folder import RunFolder
@@ -70,19 +70,6 @@ def test_a_run_that_halts_itself_is_not_started_again(cluster: Cluster, submit: 
     assert halted(run) == run.over["why"], run.told()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "disk"
-    place.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(place)], capture_output=True
-    )
-    if done.returncode:
-        pytest.skip("no right to mount a small disk")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=False)
-
-
 def test_a_full_disk_ends_with_the_reason_in_the_jobs_own_record(
     cluster: Cluster, submit: Submit, small_disk: Path, tmp_path: Path
 ) -> None:
@@ -90,13 +77,7 @@ def test_a_full_disk_ends_with_the_reason_in_the_jobs_own_record(
     run = submit(*QUICK, "--checkpoints.max_failures", "2", "--checkpoints.every_n_steps", "1")
     run.trains()
     job = run.job
-    with (small_disk / "filler").open("wb") as filler:
-        try:
-            while True:
-                filler.write(bytes(1 << 16))
-                filler.flush()
-        except OSError:
-            pass
+    fill(small_disk)
     until(lambda: cluster.state(job) in ("FAILED", "COMPLETED"), 240.0, run.told())
     until(lambda: not cluster.queued().strip(), 240.0, f"nothing is left in the queue: {cluster.queued()}")
     told = cluster.ask("scontrol", "show", "job")

@@ -10,8 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.resilience.faults import fault
 from tests.resilience.training import outcome
-from tests.slurm.cluster import Run, command, until
+from tests.slurm.cluster import Run, command, fill, until
 from tests.slurm.conftest import training
 
 from minifold_pl.run.marker import RunState, read_marker
@@ -97,6 +98,55 @@ def test_what_cannot_go_on_is_given_up_with_the_reason(
     marker = read_marker(run.folder / "state.json")
     assert len(run.lines("try")) == starts, run.told()
     assert marker is not None and marker.state is RunState.HALTED and told in marker.reason
+
+
+def test_a_run_that_halts_itself_is_not_started_again(start: Start) -> None:
+    poison = fault("PoisonBatches", places=[[epoch, batch] for epoch in range(4) for batch in range(6)])
+    run = start(*poison, "--nan_guard.max_in_a_row", "4")
+    run.ends("halted")
+    marker = read_marker(run.folder / "state.json")
+    # The guard goes back once before it halts.
+    assert [line["code"] for line in run.lines("try")] == [75, 70], run.told()
+    assert marker is not None and marker.state is RunState.HALTED and marker.reason == run.over["why"]
+
+
+def test_on_a_full_disk_it_ends_and_with_room_again_it_goes_on(
+    start: Start, small_disk: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run").symlink_to(small_disk)
+    saving = ("--checkpoints.max_failures", "2", "--checkpoints.every_n_steps", "1")
+    run = start(*saving)
+    run.trains()
+    fill(small_disk)
+    # What is printed lies on the same disk: of the end itself nothing can be told there, of its reason all is.
+    until(lambda: not _lives(int(run.job)), 240.0, run.told())
+    assert not run.pids()
+    assert "No space left on device" in (run.folder / "jobs" / "local.log").read_text()
+    (small_disk / "filler").unlink()
+    start(*saving)
+    run.ends("done")
+
+
+def _lives(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_bad_config_is_refused_and_leaves_nothing(
+    store: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    asked = ["submit", "--cluster", "local", *training(store), "--run.dir", str(tmp_path / "run")]
+    done = subprocess.run(
+        command([*asked, "--data.batch_sise", "2"]),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2 and "batch_sise" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_waiting_tells_the_end(store: Path, environment: dict[str, str], tmp_path: Path) -> None:
