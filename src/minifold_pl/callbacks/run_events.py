@@ -75,7 +75,7 @@ class RunEvents(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Note how it ended; only a halt and an order to stop are for good, everything else leaves the run to be resumed."""
+        """Note how it ended; only a halt and an order to stop are for good: all else leaves the run to be resumed."""
         self._over = True
         lost = worker_loss(exception)
         place: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
