@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from minifold_pl.cli.main import main
+from minifold_pl.launch.status import State
 from minifold_pl.run.events import append_event
 from minifold_pl.run.folder import RunFolder
 from minifold_pl.run.marker import Marker, RunState, read_marker, write_marker
@@ -150,6 +152,31 @@ def test_logs_shows_the_end_of_what_was_printed_last(runs: Path, capsys: pytest.
     assert main(["logs", "runs/a", "--list"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
     assert main(["logs", "runs/a", "--job", "9"]) == 2
+
+
+def test_followed_logs_of_a_run_that_waits_begin_with_its_first_line(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+
+    def reports(paths: list[Path], **_: object) -> tuple[SimpleNamespace, ...]:
+        """Queued twice, then its first job is there, and in the end it is done."""
+        looks.append("")
+        if len(looks) == 3:
+            path = runs / "7.out"
+            path.write_text("first line\n")
+            append_event(runs / "a" / "jobs.jsonl", "began", job="7", log=str(path), node="n2")
+        return (SimpleNamespace(state=State.QUEUED if len(looks) < 3 else State.DONE),)
+
+    monkeypatch.setattr("minifold_pl.launch.status.reports", reports)
+    monkeypatch.setattr("minifold_pl.cli.logs._LOOK", 0.01)
+    monkeypatch.setattr("minifold_pl.launch.output._POLL", 0.001)
+    assert main(["logs", "runs/a", "-f"]) == 0
+    told = capsys.readouterr()
+    assert told.out == "first line\n"
+    assert told.err.count("waiting for its first line") == 1
+    assert main(["logs", "runs/b", "-f"]) == 1  # nothing will come
+    assert "no output of runs/b is kept" in capsys.readouterr().err
 
 
 def test_status_needs_no_torch(runs: Path) -> None:

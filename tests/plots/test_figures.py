@@ -96,6 +96,23 @@ def test_runs_of_different_length_and_terms_are_drawn_over_each_other_in_colours
     assert len({axes.get_xlim() for axes in figure.axes if axes.lines}) == 1
 
 
+def test_a_learning_rate_group_has_one_line_and_a_name_whichever_run_has_it():
+    flat = _curve([1e-4, 1e-4, 1e-4])
+    first = _run("first", rates={"rest": _curve([1e-3, 1e-3, 1e-3]), "encoder": flat})
+    second = _run(
+        "second",
+        rates={"rest": _curve([1e-3, 1e-3, 1e-3]), "head": _curve([5e-4, 5e-4, 5e-4]), "encoder": flat},
+    )
+    axes = _panel(loss_figure([first, second]), "learning rate")
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["rest", "encoder", "head"]
+    styles = {float(line.get_ydata()[0]): set() for line in axes.lines}
+    for line in axes.lines:
+        styles[float(line.get_ydata()[0])].add(line.get_linestyle())
+    assert all(len(one) == 1 for one in styles.values()) and len(set.union(*styles.values())) == 3
+
+
 def test_starts_after_a_kill_are_ticks():
     marks = (
         *tuple(Mark(kind="resumed", step=10.0 * k, epoch=k) for k in (1, 2)),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from time import sleep
+from typing import TYPE_CHECKING, Any, Final
 
 from minifold_pl.cli.errors import UserError
 from minifold_pl.cli.status import chosen_runs
 
 if TYPE_CHECKING:
     from minifold_pl.launch.output import Output
+
+_LOOK: Final = 1.0
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -44,6 +47,8 @@ def _run(args: argparse.Namespace) -> int:
     (path,) = chosen_runs([args.run_folder])
     folder = RunFolder(path)
     found = outputs(folder)
+    if not found and args.follow:
+        found = _await_output(path)
     if not found:
         raise UserError(
             f"no output of {path} is kept: it was started by hand, on a terminal, or has not begun; "
@@ -78,6 +83,24 @@ def _run(args: argparse.Namespace) -> int:
         else:
             _head(piece)
     return 0
+
+
+def _await_output(path: Path) -> list[Output]:
+    """The outputs of a run that waits for its first job, as soon as there is one; none where nothing will come."""
+    from minifold_pl.launch.output import outputs
+    from minifold_pl.launch.status import ACTIVE, reports
+    from minifold_pl.run.folder import RunFolder
+
+    told = False
+    while True:
+        (report,) = reports([path], last_events=0)
+        found = outputs(RunFolder(path))
+        if found or report.state not in ACTIVE:
+            return found
+        if not told:
+            print(f"{path} is {report.state}: waiting for its first line", file=sys.stderr, flush=True)
+            told = True
+        sleep(_LOOK)
 
 
 def _head(output: Output) -> None:

@@ -140,13 +140,21 @@ def _draw_starts(made: Look, axes: Axes, runs: Sequence[RunCurves], x: Along) ->
 
 
 def _draw_rates(made: Look, axes: Axes, runs: Sequence[RunCurves], x: Along) -> None:
-    many = any(len(run.rates) > 1 for run in runs)
+    highest: dict[str, float] = {}
+    for run in runs:
+        for group, curve in run.rates.items():
+            highest[group] = max(highest.get(group, 0.0), float(curve.value.max()))
+    # A group has the same line in every run, and a name in the legend whichever run has it.
+    groups = sorted(highest, key=lambda group: -highest[group])
+    many, named = len(groups) > 1, set()
     for place, run in enumerate(runs):
-        for k, (group, curve) in enumerate(sorted(run.rates.items(), key=lambda item: -item[1].value.max())):
+        for group in (one for one in groups if one in run.rates):
+            curve = run.rates[group]
             axes.plot(
-                curve.along(x), curve.value, LINES[k % len(LINES)], color=made.colour(place),
-                label=group if many and place == 0 else None, **_dots(curve),
+                curve.along(x), curve.value, LINES[groups.index(group) % len(LINES)], color=made.colour(place),
+                label=group if many and group not in named else None, **_dots(curve),
             )  # fmt: skip
+            named.add(group)
     if not any(run.rates for run in runs):
         made.say(axes, "no learning rate was logged")
         axes.set_title("learning rate")
