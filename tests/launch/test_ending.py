@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -31,13 +30,6 @@ with stop.listening(), acquire(folder, interval=0.2):
     while sys.argv[2] == "deaf" or stop.requested() is None:
         time.sleep(0.05)
 """
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    made = RunFolder(tmp_path / "run")
-    made.create()
-    return made
 
 
 @pytest.fixture

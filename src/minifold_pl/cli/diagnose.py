@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from minifold_pl.cli.generation import (
     positive,
     told_to_the_user,
 )
+from minifold_pl.cli.kinds import add_kinds
 from minifold_pl.cli.output_file import output_told
 from minifold_pl.cli.progress import progress
 
@@ -68,17 +68,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="what is wrong with a model, without a training run",
         description="Measure what a checkpoint knows and what it does not. None of them changes anything.",
     )
-    kinds = parser.add_subparsers(dest="diagnose_command", metavar="KIND", required=True)
-    for kind, (summary, description, examples) in _KINDS.items():
-        one = kinds.add_parser(
-            kind,
-            help=summary,
-            description=textwrap.fill(description, 80),
-            epilog=f"examples:\n  {examples}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        _add_arguments(one, kind)
-        one.set_defaults(run=run)
+    add_kinds(parser, _KINDS, _add_arguments, run, dest="diagnose_command", metavar="KIND")
     return parser
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from minifold_pl.cli.allocator import return_large_blocks
 from minifold_pl.cli.errors import UserError
 from minifold_pl.cli.generation import add_sampler_arguments, positive, told_to_the_user
+from minifold_pl.cli.kinds import add_kinds
 from minifold_pl.cli.output_file import check_folder, output_told
 
 if TYPE_CHECKING:
@@ -83,19 +83,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="draw the figures of a run, a checkpoint or an evaluation",
         description="Draw a figure. Numbers in it are those of the run's files, or computed as evaluate computes them.",
     )
-    kinds = parser.add_subparsers(dest="plot_command", metavar="FIGURE", required=True)
-    for kind, (summary, description, examples) in _KINDS.items():
-        one = kinds.add_parser(
-            kind,
-            help=summary,
-            description=textwrap.fill(description, 80),
-            epilog=f"examples:\n  {examples}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        _ADD[kind](one)
-        _add_output(one, kind)
-        one.set_defaults(run=run)
+    add_kinds(parser, _KINDS, _add_arguments, run, dest="plot_command", metavar="FIGURE")
     return parser
+
+
+def _add_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
+    _ADD[kind](parser)
+    _add_output(parser, kind)
 
 
 def _add_output(parser: argparse.ArgumentParser, kind: str) -> None:
