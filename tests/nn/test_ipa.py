@@ -42,6 +42,16 @@ def test_so_do_its_gradients(ipa, textbook, make_frames, make_mask):
         assert torch.allclose(a, b, rtol=1e-7, atol=1e-9)
 
 
+def test_a_pair_bias_computed_before_changes_nothing(ipa, make_frames, make_mask):
+    mask = make_mask()
+    single, pair, frames = inputs(make_frames, mask)
+    bias = ipa.bias_from_pair(pair)
+    assert torch.equal(ipa(single, pair, frames, mask, bias), ipa(single, pair, frames, mask))
+    assert not torch.equal(
+        ipa(single, pair, frames, mask, bias + pair[..., 0].unsqueeze(1)), ipa(single, pair, frames, mask)
+    )
+
+
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 def test_single_precision_is_within_a_millionth_of_double(offset, reawaken, textbook, make_frames, make_mask):
     ipa = reawaken(

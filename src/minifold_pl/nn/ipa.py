@@ -79,21 +79,23 @@ class InvariantPointAttention(nn.Module):
         pair: Float[Tensor, "b l l p"],
         frames: Frames,
         mask: Bool[Tensor, "b l"],
+        pair_bias: Float[Tensor, "b h i j"] | None = None,
     ) -> Float[Tensor, "b l d"]:
         """Residual delta of ``single``; masked residues are never attended to, and get 0.
 
-        Masked rows of ``frames`` must be finite.
+        Masked rows of ``frames`` must be finite. ``pair_bias`` is what :meth:`bias_from_pair` made of ``pair``, for
+        callers that come back with the same ``pair``; None computes it here.
         """
-        attended = self._attend(
-            self.scalars(single),
-            self.points(single),
-            rearrange(self.pair_bias(pair), "b i j h -> b h i j"),
-            frames,
-            mask,
-        )
+        if pair_bias is None:
+            pair_bias = self.bias_from_pair(pair)
+        attended = self._attend(self.scalars(single), self.points(single), pair_bias, frames, mask)
         pairs = attended.weights.to(pair.dtype).transpose(1, 2) @ pair
         parts = (attended.scalars, attended.points, attended.lengths, pairs.flatten(2))
         return keep(self.out(torch.cat([p.to(single.dtype) for p in parts], dim=-1)), mask)
+
+    def bias_from_pair(self, pair: Float[Tensor, "b l l p"]) -> Float[Tensor, "b h i j"]:
+        """What the pair features add to the logits of each head: the same for all frames and single features."""
+        return rearrange(self.pair_bias(pair), "b i j h -> b h i j")
 
     @full_precision
     def _attend(
