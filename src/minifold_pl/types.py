@@ -102,6 +102,15 @@ class SequenceFeatures(NamedTuple):
     """One attention-pooled embedding a chain."""
 
 
+class Prepared(NamedTuple):
+    """What a denoiser makes of a condition on its own, computed once for all steps of a sampler."""
+
+    single: Float[Tensor, "b l d"]
+    """The single features, projected to the denoiser's channels."""
+    pair_bias: tuple[Float[Tensor, "b h i j"], ...] = ()
+    """What the pair features add to the logits of each layer's attention."""
+
+
 class Condition(NamedTuple):
     """Everything the denoiser reads that depends neither on ``x_t`` nor on ``t``."""
 
@@ -109,6 +118,8 @@ class Condition(NamedTuple):
     pair: Float[Tensor, "b l l p"]
     mask: Bool[Tensor, "b l"]
     bonded: Bool[Tensor, "b l"]
+    prepared: Prepared | None = None
+    """Of the very denoiser that reads the condition; None: it computes that itself, at every call."""
 
 
 class Denoised(NamedTuple):
@@ -167,6 +178,10 @@ class StructureTarget(NamedTuple):
     """N, Cα, C and O, where a model predicts them; ``rotation`` is then that of N, Cα and C."""
     atom_mask: Bool[Tensor, "b l 4"] | None = None
     """Which of them were observed."""
+    snr: Float[Tensor, " b"] | None = None
+    """Signal-to-noise ratio of the noised chain that the prediction was made from."""
+    clamped: Float[Tensor, " b"] | None = None
+    """Share of FAPE that is clamped: 1 or 0 where it was drawn, None for what is expected of the draw."""
 
 
 _Parts = TypeVar("_Parts", bound=tuple[Any, ...])

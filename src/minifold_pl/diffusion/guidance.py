@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -24,6 +26,8 @@ class GuidedEstimate(NamedTuple):
     rotation: Float[Tensor, "b l 3 3"]
     conditional: Denoised | None
     unconditional: Denoised | None
+    stacked: Denoised | None = None
+    """Both in one batch of 2b, conditional first, as the next step takes them."""
 
     @property
     def local_atoms(self) -> Float[Tensor, "b l 4 3"] | None:
@@ -40,7 +44,8 @@ class GuidedDenoiser:
 
     Both halves run as one batch of 2b. With ``weight`` 1 only the conditional half runs, with 0 only the
     unconditional one, so these two are bit for bit the plain samplers (a batch of 2b rounds differently).
-    It keeps no state: the halves' estimates travel in ``previous``.
+    It keeps no state: the halves' estimates travel in ``previous``. What is made of the conditions is made once, at
+    the first step.
 
     Rotations are not extrapolated: they are those of the conditional half unless ``weight`` is 0.
 
@@ -59,6 +64,9 @@ class GuidedDenoiser:
     space: GuidanceSpace = "x0"
     """Where the halves are combined. In exact arithmetic both give the same x̂0; in ``eps`` every rounding
     error comes back √(1/ᾱ − 1) times as large, 642 times at t = 999."""
+
+    prepare: Callable[[Condition], Condition] = lambda condition: condition
+    """What the denoiser computes of a condition alone, see ``StructureDenoiser.prepare``."""
 
     def __post_init__(self) -> None:
         if self.space not in get_args(GuidanceSpace):
@@ -81,31 +89,35 @@ class GuidedDenoiser:
     ) -> GuidedEstimate:
         """One estimate of the clean chain; all coordinates in model units."""
         if self.weight == 1:
-            conditional = self.denoiser(x_t, t, self.conditional, previous and previous.conditional)
+            conditional = self.denoiser(x_t, t, self._with_sequence, previous and previous.conditional)
             return GuidedEstimate(conditional.x0, conditional.rotation, conditional, None)
-        assert self.unconditional is not None  # checked above
         if self.weight == 0:
-            unconditional = self.denoiser(x_t, t, self.unconditional, previous and previous.unconditional)
+            unconditional = self.denoiser(x_t, t, self._without, previous and previous.unconditional)
             return GuidedEstimate(unconditional.x0, unconditional.rotation, None, unconditional)
-        conditional, unconditional = self._both(x_t, t, previous)
+        stacked = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), self._both, previous and previous.stacked)
+        conditional, unconditional = (map_tensors(half, stacked) for half in (_first_half, _second_half))
         return GuidedEstimate(
             self._combine(x_t, t, conditional.x0, unconditional.x0),
             conditional.rotation,
             conditional,
             unconditional,
+            stacked,
         )
 
-    def _both(
-        self, x_t: Float[Tensor, "b l 3"], t: Int[Tensor, " b"], previous: GuidedEstimate | None
-    ) -> tuple[Denoised, Denoised]:
+    @cached_property
+    def _with_sequence(self) -> Condition:
+        return self.prepare(self.conditional)
+
+    @cached_property
+    def _without(self) -> Condition:
+        assert self.unconditional is not None  # checked above
+        return self.prepare(self.unconditional)
+
+    @cached_property
+    def _both(self) -> Condition:
         assert self.unconditional is not None
-        both_previous = None
-        if previous is not None and previous.conditional is not None and previous.unconditional is not None:
-            both_previous = _both(previous.conditional, previous.unconditional)
-        condition = Condition(*map(_stack, self.conditional, self.unconditional))
-        both = self.denoiser(_stack(x_t, x_t), _stack(t, t), condition, both_previous)
-        b = len(x_t)
-        return map_tensors(lambda x: x[:b], both), map_tensors(lambda x: x[b:], both)
+        parts = zip(self.conditional[:4], self.unconditional[:4], strict=True)
+        return self.prepare(Condition(*(torch.cat(pair) for pair in parts)))
 
     def _combine(
         self,
@@ -123,12 +135,9 @@ class GuidedDenoiser:
         return eps_to_x0(x_t, t, eps_u + self.weight * (eps_c - eps_u), self.schedule)
 
 
-def _stack(first: Tensor, second: Tensor) -> Tensor:
-    return torch.cat([first, second])
+def _first_half(x: Tensor) -> Tensor:
+    return x[: len(x) // 2]
 
 
-def _both(first: Denoised, second: Denoised) -> Denoised:
-    atoms = None
-    if first.local_atoms is not None and second.local_atoms is not None:
-        atoms = _stack(first.local_atoms, second.local_atoms)
-    return Denoised(_stack(first.x0, second.x0), _stack(first.rotation, second.rotation), atoms)
+def _second_half(x: Tensor) -> Tensor:
+    return x[len(x) // 2 :]

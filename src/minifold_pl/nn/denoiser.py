@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
@@ -16,7 +18,7 @@ from minifold_pl.nn.masking import keep
 from minifold_pl.nn.recompute import run_block
 from minifold_pl.nn.structure_denoiser import TIME_SCALE, StructureDenoiser
 from minifold_pl.nn.transition import Transition
-from minifold_pl.types import Condition, Denoised, Frames
+from minifold_pl.types import Condition, Denoised, Frames, Prepared
 
 
 class DenoiserLayer(nn.Module):
@@ -60,10 +62,12 @@ class DenoiserLayer(nn.Module):
         pair: Float[Tensor, "b l l p"],
         time: Float[Tensor, "b f"],
         mask: Bool[Tensor, "b l"],
+        pair_bias: Float[Tensor, "b h i j"] | None = None,
     ) -> tuple[Float[Tensor, "b l d"], Frames]:
-        """Refined single features and frames."""
+        """Refined single features and frames; ``pair_bias`` as :class:`InvariantPointAttention` takes it."""
         scale, shift = rearrange(self.film(time), "b (two d) -> two b 1 d", two=2)
-        single = single + self.attention(self.norm(single) * (1 + scale) + shift, pair, frames, mask)
+        modulated = self.norm(single) * (1 + scale) + shift
+        single = single + self.attention(modulated, pair, frames, mask, pair_bias)
         single = single + self.transition(single)
         return single, self.frame_update(single, frames, mask)
 
@@ -145,6 +149,11 @@ class IPADenoiser(StructureDenoiser):
         self.backbone_head = backbone_head
         self.gate_frames(frame_confidence)
 
+    def prepare(self, condition: Condition) -> Condition:
+        """See :meth:`StructureDenoiser.prepare`; half as large again as the pair features at 8 layers of 8 heads."""
+        biases = [layer.attention.bias_from_pair(condition.pair).contiguous() for layer in self._layers()]
+        return condition._replace(prepared=Prepared(self._projected(condition), tuple(biases)))
+
     def forward(
         self,
         x_t: Float[Tensor, "b l 3"],
@@ -157,18 +166,28 @@ class IPADenoiser(StructureDenoiser):
         mask = condition.mask
         frames, displacement = self._start(x_t, t, condition, previous, use_previous)
         time = (t.to(x_t.dtype) * (TIME_SCALE / self.timesteps)).unsqueeze(-1)
-        single = self.single(keep(condition.single, mask)) + self.displacement(displacement)
+        prepared = condition.prepared or Prepared(self._projected(condition))
+        single = prepared.single + self.displacement(displacement)
         single = single + self.time(sinusoids(time, self.d_time))
         single = single.to(x_t.dtype)  # the residual stream stays in full precision under autocast
         film = sinusoids(time.squeeze(-1), self.d_film)
-        for layer in self.layers:
+        biases = prepared.pair_bias or (None,) * len(self.layers)
+        for layer, bias in zip(self.layers, biases, strict=True):
             single, frames = run_block(
-                layer, single, frames, condition.pair, film, mask, recompute=self.checkpoint_activations
+                layer, single, frames, condition.pair, film, mask, bias, recompute=self.checkpoint_activations
             )
         if self.discard_rotation:
             frames = ca_frames(frames.translation, mask, condition.bonded)
         atoms = None if self.backbone_head is None else self.backbone_head(single, mask)
         return Denoised(x0=frames.translation, rotation=frames.rotation, local_atoms=atoms)
+
+    def _layers(self) -> Iterator[DenoiserLayer]:
+        for layer in self.layers:
+            assert isinstance(layer, DenoiserLayer)
+            yield layer
+
+    def _projected(self, condition: Condition) -> Float[Tensor, "b l d"]:
+        return self.single(keep(condition.single, condition.mask))
 
     def _start(
         self,

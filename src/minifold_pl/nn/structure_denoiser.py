@@ -51,6 +51,14 @@ class StructureDenoiser(nn.Module):
             return x_t
         return x_t * self.start_scale[t].to(x_t.dtype)[:, None, None]
 
+    def prepare(self, condition: Condition) -> Condition:
+        """``condition`` with all that this denoiser computes from it alone: for callers that come back with it.
+
+        What it answers is the same, bit for bit, with a prepared condition and with one that is not. Here there is
+        nothing worth keeping.
+        """
+        return condition
+
     def forward(
         self,
         x_t: Float[Tensor, "b l 3"],
