@@ -85,15 +85,30 @@ class Residues:
         )
 
 
-class Model:
-    """One model of a structure: its atoms, as columns, and where its chains begin."""
+class RepeatedAtoms(Exception):
+    """Some residues have an atom of one conformer several times: they may be several residues of one number."""
 
-    def __init__(self, structure: gemmi.Structure, flat: FlatAtoms, number: int) -> None:
+    def __init__(self, models: list[int]) -> None:
+        super().__init__(f"in models {models}")
+        self.models = models
+        """Places of the models in which they are, among those that were read at once."""
+
+
+class Model:
+    """One model of a structure: its atoms, as columns, and where its chains begin.
+
+    ``borders`` are atoms of the structure at which a residue begins, though its number and name say otherwise.
+    """
+
+    def __init__(
+        self, structure: gemmi.Structure, flat: FlatAtoms, number: int, borders: Sequence[int] = ()
+    ) -> None:
         first = sum(structure[i].count_atom_sites() for i in range(number))
         self.edges = list(
             accumulate((chain.count_atom_sites() for chain in structure[number]), initial=first)
         )
         """Where chains begin, and the last one ends, among all atoms of the structure."""
+        self.borders = [atom for atom in borders if self.edges[0] <= atom < self.edges[-1]]
         self.structure = structure
         self.flat = flat
 
@@ -110,17 +125,21 @@ class FlatAtoms:
         self.columns, self.subchains = _flattened(structure)
 
 
-def protein_residues(models: Sequence[Model]) -> tuple[Residues, list[list[int]], list[list[int]]]:
+def protein_residues(
+    models: Sequence[Model], *, repeats: bool = False
+) -> tuple[Residues, list[list[int]], list[list[int]]]:
     """The protein residues of several models, in their order.
 
     Returns:
         The residues; for every model, the rows where those of its chains begin and end; and where the chains' atoms
         do, counted as ``Residues.index`` is.
+
+    Raises:
+        RepeatedAtoms: an atom is there several times, unless ``repeats`` are known; then the first one holds.
     """
     found = _BackboneAtoms(models)
     edges = found.edges
-    starts_of_chains = [edge for own in edges for edge in own[:-1]]
-    first = found.firsts(starts_of_chains)
+    first = found.firsts()
     starts = first.nonzero()[0]
     of_atom = first.cumsum() - 1
     order, holder = found.preferred(starts, of_atom)
@@ -140,6 +159,10 @@ def protein_residues(models: Sequence[Model]) -> tuple[Residues, list[list[int]]
             models, names, index.searchsorted([e[0] for e in edges]), letters, kinds
         )
     kept = found.protein(kinds, names, holder, coords)
+    if not repeats and len(again := found.repeated(of_atom, kept)):
+        raise RepeatedAtoms(
+            np.unique(np.searchsorted([own[-1] for own in edges], again, side="right")).tolist()
+        )
     codes = found.code[holder]
     columns = (
         coords,
@@ -230,11 +253,17 @@ class _BackboneAtoms:
         self._models = models
         self.edges: list[list[int]] = []
         """Where the chains of each model begin and end among the atoms of all of them."""
+        self.borders: list[int] = []
+        """Atoms at which residues begin whatever their numbers: the chains' first ones, and of repeated residues."""
         stop = 0
         for model in models:
             shift = stop - model.edges[0]
             self.edges.append([edge + shift for edge in model.edges])
             stop = self.edges[-1][-1]
+            own = self.edges[-1][:-1]
+            self.borders += (
+                sorted([*own, *(atom + shift for atom in model.borders)]) if model.borders else own
+            )
         names = self._column("atom_names").view("<u8")
         n, ca, c, o = (names == code for code in _ATOM_NAMES)
         entity = self._column("entity_type")
@@ -273,14 +302,14 @@ class _BackboneAtoms:
     def __len__(self) -> int:
         return len(self.index)
 
-    def firsts(self, chains: list[int]) -> Bool[np.ndarray, " a"]:
-        """True at the first atom of every residue; ``chains`` are the first atoms of chains."""
+    def firsts(self) -> Bool[np.ndarray, " a"]:
+        """True at the first atom of every residue."""
         first = np.ones(len(self), dtype=bool)
         new = first[1:]
         np.not_equal(self.number[1:], self.number[:-1], out=new)
         new |= self.code[1:] != self.code[:-1]
-        if len(chains) > 1:
-            starts = self.index.searchsorted(chains[1:])
+        if len(self.borders) > 1:
+            starts = self.index.searchsorted(self.borders[1:])
             first[starts[starts < len(self)]] = True
         residue = self.residue.view("<u8")
         renamed = (residue[1:] != residue[:-1]) & ~new
@@ -289,6 +318,20 @@ class _BackboneAtoms:
             # of the same number.
             new |= renamed & (self.conformer[1:] == 0) & (self.conformer[:-1] == 0)
         return first
+
+    def repeated(self, of_atom: Int[np.ndarray, " a"], kept: Bool[np.ndarray, " l"]) -> Int[np.ndarray, " n"]:
+        """Atoms, as ``index`` counts them, of protein residues in which one of the same conformer is before them."""
+        places = of_atom * len(BACKBONE_ATOMS) + self.slot
+        back = (places[1:] <= places[:-1]).nonzero()[0]
+        if not len(back):
+            return self.index[:0]
+        doubtful = np.zeros(len(kept), dtype=bool)
+        doubtful[of_atom[back]] = True
+        atoms = (doubtful & kept)[of_atom].nonzero()[0]
+        keys = places[atoms] << 8 | self.conformer[atoms].view(np.uint8)
+        order = keys.argsort(kind="stable")
+        again = keys[order][1:] == keys[order][:-1]
+        return self.index[np.sort(atoms[order[1:][again]])]
 
     def preferred(
         self, starts: Int[np.ndarray, " l"], of_atom: Int[np.ndarray, " a"]

@@ -9,7 +9,7 @@ What is taken, and what is left out:
   dropped with its reason;
 - of alternative conformations, and of different amino acids in one place, the one of highest occupancy (of its
   Cα, then of its backbone; the first of equals). An atom that it lacks is taken from the others;
-- residues in the file's order, whatever their numbers do;
+- residues in the file's order, whatever their numbers do: where numbers begin anew within a chain, all of them;
 - residues inside a chain that were not observed, as rows of NaN where the file gives the chain's full sequence
   (SEQRES, ``_entity_poly_seq``). At the ends they are left out, and without a full sequence they are silent.
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -30,9 +30,17 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from minifold_pl.constants import CA_ATOM
-from minifold_pl.data.backbone_atoms import NO_NUMBER, FlatAtoms, Model, Residues, protein_residues
+from minifold_pl.data.backbone_atoms import (
+    NO_NUMBER,
+    FlatAtoms,
+    Model,
+    RepeatedAtoms,
+    Residues,
+    protein_residues,
+)
 from minifold_pl.data.backbone_lines import mmcif_backbone_lines, pdb_backbone_lines
 from minifold_pl.data.records import peptide_bonds, split_residue_id
+from minifold_pl.data.repeated_residues import Repeats, number_atoms, tell_apart, with_serials
 from minifold_pl.data.residue_names import AMINO, NUCLEIC, UNKNOWN_LETTER, letter_and_kind, letter_of
 from minifold_pl.data.structure_content import (
     MMCIF,
@@ -160,7 +168,13 @@ def read_together(models: Sequence[tuple[StructureReader, int]]) -> list[Structu
         return []
     try:
         found = [reader.atoms(number) for reader, number in models]
-        residues, rows, edges = protein_residues(found)
+        try:
+            residues, rows, edges = protein_residues(found)
+        except RepeatedAtoms as repeated:
+            for place in repeated.models:
+                models[place][0].tell_apart()
+            found = [reader.atoms(number) for reader, number in models]
+            residues, rows, edges = protein_residues(found, repeats=True)
         return [
             reader.file(number, residues, own_rows, own_edges)
             for (reader, number), own_rows, own_edges in zip(models, rows, edges, strict=True)
@@ -191,6 +205,9 @@ class StructureReader:
     def __init__(self, content: bytes, name: str) -> None:
         text = unpacked(content)
         self.name = name
+        self._content = content
+        self._repeats: dict[tuple[int, int], Repeats] = {}
+        self._borders: list[int] | None = None
         self.format = format_of(text)
         self._structure, self._block = _parsed(text, self.format)
         self.models = len(self._structure)
@@ -204,15 +221,28 @@ class StructureReader:
         """The atoms of model ``number``, from 1."""
         if not 1 <= number <= self.models:
             raise StructureFileError("has no such model", f"{number} of {self.models}")
-        return Model(self._structure, self._flat, number - 1)
+        return Model(self._structure, self._flat, number - 1, self._borders or ())
+
+    def tell_apart(self) -> None:
+        """Read the file again, with residues of the same number and name each by itself."""
+        if self._borders is not None:
+            return
+        text = unpacked(self._content)
+        if self.format == MMCIF:
+            self._structure, self._block = _parsed(text, self.format, renumber=True)
+        else:
+            self._structure, self._block = _parsed(with_serials(text), self.format)
+        self._repeats, self._borders = tell_apart(self._structure, self._block)
+        self._flat = FlatAtoms(self._structure)
 
     def file(self, number: int, residues: Residues, rows: list[int], edges: list[int]) -> StructureFile:
         """Model ``number``, from 1; its chains begin and end at ``rows`` of ``residues``, their atoms at ``edges``."""
         chains: list[StructureChain] = []
         dropped: list[Dropped] = []
         places = zip(self._structure[number - 1], pairwise(rows), edges[:-1], strict=True)
-        for chain, (start, stop), first in places:
-            found = self._chain(chain, first, residues.between(start, stop))
+        for place, (chain, (start, stop), first) in enumerate(places):
+            repeats = self._repeats.get((number - 1, place), Repeats())
+            found = self._chain(chain, first, residues.between(start, stop), repeats)
             if isinstance(found, Dropped):
                 dropped.append(found)
             else:
@@ -226,13 +256,19 @@ class StructureReader:
             dropped=tuple(dropped),
         )
 
-    def _chain(self, chain: gemmi.Chain, first: int, residues: Residues) -> StructureChain | Dropped:
+    def _chain(
+        self, chain: gemmi.Chain, first: int, residues: Residues, repeats: Repeats
+    ) -> StructureChain | Dropped:
         if not len(residues):
             return Dropped(chain.name, _why_dropped(chain))
         notes: list[tuple[str, str]] = []
         if np.count_nonzero(residues.impossible):
             impossible = int(residues.impossible.sum())
             notes.append(("impossible coordinates left out", f"{impossible} atoms"))
+        if repeats.residues:
+            notes.append(("repeated residue numbers kept", f"{repeats.residues}"))
+        if repeats.atoms:
+            notes.append(("backbone atoms given twice left out", f"{repeats.atoms}"))
         if unknown := residues.letters.count(UNKNOWN_LETTER):
             notes.append(("residues without a known parent read as X", f"{unknown} of {len(residues)}"))
         parts = []
@@ -373,9 +409,14 @@ def _joined(parts: list[_Part]) -> _Part:
     )
 
 
-def _parsed(text: bytes, format: Format) -> tuple[gemmi.Structure, gemmi.cif.Block | None]:
-    """The structure, the parts of a chain put together, and the block it came from where it is mmCIF."""
-    parse = _parsed_mmcif if format == MMCIF else _parsed_pdb
+def _parsed(
+    text: bytes, format: Format, *, renumber: bool = False
+) -> tuple[gemmi.Structure, gemmi.cif.Block | None]:
+    """The structure, the parts of a chain put together, and the block it came from where it is mmCIF.
+
+    ``renumber``: number the atoms of an mmCIF file first.
+    """
+    parse = partial(_parsed_mmcif, renumber=renumber) if format == MMCIF else _parsed_pdb
     lines = (mmcif_backbone_lines if format == MMCIF else pdb_backbone_lines)(text)
     try:
         try:
@@ -394,8 +435,10 @@ def _parsed(text: bytes, format: Format) -> tuple[gemmi.Structure, gemmi.cif.Blo
     return structure, block
 
 
-def _parsed_mmcif(text: bytes) -> tuple[gemmi.Structure, gemmi.cif.Block | None]:
+def _parsed_mmcif(text: bytes, *, renumber: bool) -> tuple[gemmi.Structure, gemmi.cif.Block | None]:
     block = _block_with_atoms(gemmi.cif.read_string(text))
+    if renumber:
+        number_atoms(block)
     return gemmi.make_structure_from_block(block), block
 
 
