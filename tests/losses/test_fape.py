@@ -8,6 +8,7 @@ from torch import Tensor
 
 from minifold_pl.geometry.frames import ca_frame_mask
 from minifold_pl.losses.fape import fape
+from minifold_pl.losses.objective import DiffusionObjective
 from minifold_pl.types import Frames
 
 
@@ -72,3 +73,32 @@ def test_the_gradient_reaches_points_and_rotations(case: Any) -> None:
     fape(Frames(rotation, x0), x0, case.true_frames, case.target.x0, valid, valid).backward()
     for leaf in (x0, rotation):
         assert leaf.grad is not None and leaf.grad[valid].flatten(1).norm(dim=-1).min() > 0
+
+
+def test_a_share_of_chains_is_clamped_and_the_others_are_not(case: Any) -> None:
+    """AlphaFold 2, suppl. 1.11.5. Undrawn, a chain counts with what is expected of it."""
+    objectives = [
+        DiffusionObjective(fape_clamp=c, fape_clamp_share=s) for c, s in ((2.0, 0.9), (2.0, 1.0), (None, 1.0))
+    ]
+    drawn = case.target._replace(clamped=torch.tensor([1.0, 0.0]))
+    mixed, cut, free = (o.per_chain(case.prediction, drawn)["fape"].value for o in objectives)
+    assert (cut < free - 1e-3).all()
+    assert mixed[0] == cut[0] and mixed[1] == free[1]
+    expected = objectives[0].per_chain(*case)["fape"].value
+    torch.testing.assert_close(expected, 0.9 * cut + 0.1 * free, rtol=1e-6, atol=0)
+
+
+def test_an_unclamped_chain_gets_a_gradient_from_errors_beyond_the_clamp(case: Any) -> None:
+    far = case.prediction._replace(x0=(case.prediction.x0 * 50).requires_grad_())
+    objective = DiffusionObjective(fape_clamp=1.0, fape_clamp_share=0.5)
+    objective(far, case.target._replace(clamped=torch.tensor([1.0, 0.0])))["fape"].backward()
+    moved = far.x0.grad.abs().sum((1, 2))
+    assert moved[1] > 10 * moved[0]
+
+
+@pytest.mark.parametrize(
+    ("clamp", "share", "told"), [(None, 0.9, "fape_clamp is null"), (10.0, 1.5, "from 0 to 1")]
+)
+def test_a_share_that_makes_no_sense_is_refused(clamp: float | None, share: float, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        DiffusionObjective(fape_clamp=clamp, fape_clamp_share=share)

@@ -108,6 +108,7 @@ class BackboneObjective(DiffusionObjective):
                 known.flatten(1, 2),
                 clamp=self.fape_clamp,
                 length_scale=None,  # one model unit
+                clamped=self.clamped(target),
             ),
             "bb_bond": backbone_bond_per_chain(atoms, mask, bonded),
             "bb_angle": backbone_angle_per_chain(atoms, mask, bonded),

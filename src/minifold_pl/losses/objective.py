@@ -20,6 +20,13 @@ from minifold_pl.losses.ca_geometry import (
     chirality_per_chain,
     clash_per_chain,
 )
+from minifold_pl.losses.denoising import (
+    MIN_SNR,
+    DenoisingWeights,
+    SNRWeighting,
+    aligned_mse_per_chain,
+    smooth_lddt_per_chain,
+)
 from minifold_pl.losses.distance import (
     distance_edges,
     distance_mse_per_chain,
@@ -95,16 +102,27 @@ class LossWeights:
                 check_weight(f.name, weight)
 
 
-def weights_at(weights: LossWeights, epoch: int) -> dict[str, float]:
+TermWeights = Mapping[str, float | LinearRamp]
+"""The weight of each term by the term's name, where terms of several kinds are together."""
+
+
+def by_term(weights: LossWeights | DenoisingWeights | TermWeights) -> dict[str, float | LinearRamp]:
+    """The weight, or its ramp, of every term."""
+    if isinstance(weights, Mapping):
+        return dict(weights)
+    return {f.name: getattr(weights, f.name) for f in fields(weights)}
+
+
+def weights_at(weights: LossWeights | TermWeights, epoch: int) -> dict[str, float]:
     """The weight of every term in ``epoch``, counted from 1."""
-    values = {f.name: getattr(weights, f.name) for f in fields(weights)}
+    values = by_term(weights)
     return {name: w.at(epoch) if isinstance(w, LinearRamp) else w for name, w in values.items()}
 
 
-def final_weights(weights: LossWeights) -> dict[str, float]:
+def final_weights(weights: LossWeights | TermWeights) -> dict[str, float]:
     """The weight of every term once every ramp is over: totals with these compare across epochs."""
-    values = (getattr(weights, f.name) for f in fields(weights))
-    return weights_at(weights, max([w.epochs for w in values if isinstance(w, LinearRamp)], default=1))
+    ramps = [w.epochs for w in by_term(weights).values() if isinstance(w, LinearRamp)]
+    return weights_at(weights, max(ramps, default=1))
 
 
 def weighted_total(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Float[Tensor, ""]:
@@ -133,7 +151,8 @@ class DiffusionObjective:
     Computed in model units, as in the write-up: its tables compare directly. At the fixed scale that is 10 Å, at the
     other the chain's own radius of gyration (a bond of v10 is 3.8/Rg). The true frames are those of the
     true Cα trace; a residue in a segment of fewer than three has none: it is a point of FAPE, not a frame.
-    The total of an epoch is ``weighted_total(terms, weights_at(weights, epoch))``.
+    The total of an epoch is ``weighted_total(terms, weights_at(weights, epoch))``. With ``denoising`` the terms of
+    :class:`~minifold_pl.losses.denoising.DenoisingWeights` stand beside them.
     """
 
     weights: LossWeights = LossWeights()
@@ -141,6 +160,9 @@ class DiffusionObjective:
     _: KW_ONLY
     fape_clamp: float | None = None
     """Å; None for no clamp, which is what the write-up's values above 1.0 show it had."""
+    fape_clamp_share: float = 1.0
+    """Share of the chains whose FAPE is clamped. Which ones ``target.clamped`` says; where it does not, each counts
+    with what is expected of it."""
     distance_bins: int = 32
     """Bins of the auxiliary distance head, which has one output fewer."""
     distance_first: float = 2.0
@@ -156,10 +178,21 @@ class DiffusionObjective:
     """Weigh the overlap of a pair by 1 + 2c, c its predicted probability of a contact."""
     distance_head: Literal["ordinal", "distogram"] = "ordinal"
     """What the auxiliary head's logits are: one for each edge between bins, or one for each bin."""
+    denoising: bool = False
+    """Compute the terms of :class:`~minifold_pl.losses.denoising.DenoisingWeights` too."""
+    x0_weighting: SNRWeighting = MIN_SNR
+    """Weight of a timestep: a part of what the term ``x0`` is, not of its weight in the total."""
 
     def __post_init__(self) -> None:
         if self.fape_clamp is not None and not self.fape_clamp > 0:
             raise ValueError(f"fape_clamp is {self.fape_clamp}: give a length in Å, or null for no clamp")
+        if not 0 <= self.fape_clamp_share <= 1:
+            raise ValueError(f"fape_clamp_share is {self.fape_clamp_share}: give a share, from 0 to 1")
+        if self.fape_clamp is None and self.fape_clamp_share != 1:
+            raise ValueError(
+                f"fape_clamp_share is {self.fape_clamp_share}, but fape_clamp is null and clamps nothing: give "
+                "fape_clamp a length in Å, or leave fape_clamp_share out"
+            )
         if not self.clash_threshold > 0:
             raise ValueError(f"clash_threshold is {self.clash_threshold}: give a length in Å")
         distance_edges(self.distance_bins, self.distance_first, self.distance_last)
@@ -167,6 +200,13 @@ class DiffusionObjective:
     def framed(self, target: StructureTarget) -> Bool[Tensor, "b l"]:
         """Residues whose true frame is known."""
         return ca_frame_mask(target.mask, target.bonded)
+
+    def clamped(self, target: StructureTarget) -> Float[Tensor, " b"] | None:
+        """Share of each chain's FAPE that is clamped; None for all of all."""
+        if self.fape_clamp_share == 1:
+            return None
+        expected = target.x0.new_full((len(target.x0),), self.fape_clamp_share)
+        return expected if target.clamped is None else target.clamped
 
     def per_chain(self, prediction: StructurePrediction, target: StructureTarget) -> dict[str, PerChain]:
         """Every term of every chain, and which chains have anything that counts for it."""
@@ -178,7 +218,7 @@ class DiffusionObjective:
             clash, clash_unit = to_angstrom(clash), None
         aux = ordinal_distance_per_chain if self.distance_head == "ordinal" else distogram_per_chain
         edges = distance_edges(self.distance_bins, self.distance_first, self.distance_last)
-        return {
+        terms = {
             "fape": fape_per_chain(
                 Frames(prediction.rotation, x0),
                 x0,
@@ -189,6 +229,7 @@ class DiffusionObjective:
                 clamp=self.fape_clamp,
                 length_scale=None,  # one model unit
                 unit=unit,
+                clamped=self.clamped(target),
             ),
             "frame_rot": frame_rotation_per_chain(prediction.rotation, target.rotation, framed),
             "dist": distance_mse_per_chain(x0, true, mask),
@@ -205,6 +246,17 @@ class DiffusionObjective:
                 unit=clash_unit,
                 contacts=prediction.contacts if self.clash_contacts else None,
             ),
+        }
+        return terms | self._denoising(x0, target) if self.denoising else terms
+
+    def _denoising(self, x0: Tensor, target: StructureTarget) -> dict[str, PerChain]:
+        if target.snr is None:
+            raise ValueError("the term x0 needs target.snr, the signal-to-noise ratio of the noised chain")
+        error, counted = aligned_mse_per_chain(x0, target.x0, target.mask)
+        weight = self.x0_weighting(target.snr).to(error.dtype)
+        return {
+            "x0": PerChain(weight * error, counted),
+            "lddt": smooth_lddt_per_chain(x0, target.x0, target.mask, unit=target.unit),
         }
 
     def per_example(

@@ -21,9 +21,12 @@ from minifold_pl.geometry.units import Scale, center, predicted_unit, to_angstro
 from minifold_pl.losses.backbone_objective import BackboneObjective, BackboneWeights, with_backbone
 from minifold_pl.losses.ca_geometry import CLASH_THRESHOLD
 from minifold_pl.losses.objective import (
+from minifold_pl.losses.denoising import MIN_SNR, DenoisingWeights, SNRWeighting
     DiffusionObjective,
     LossWeights,
     final_weights,
+    TermWeights,
+    by_term,
     weighted_total,
     weights_at,
 )
@@ -63,6 +66,8 @@ class Draws(NamedTuple):
     """(b l 3) centred standard normal noise."""
 
 
+    clamped: Tensor | None = None
+    """(b) 1 where FAPE is clamped and 0 where it is not; None for what is expected of the draw."""
 class DiffusionModule(MinifoldModule):
     """Trains encoder → pair stack → denoiser to predict the clean chain from a noised one.
 
@@ -89,7 +94,11 @@ class DiffusionModule(MinifoldModule):
             defaults.
         fape_clamp: Clamp of FAPE in Å; null for none.
         clash_threshold: Å; nearer residues clash.
+        denoising_weights: Weight of the rigid-aligned squared error of x0 and of smooth lDDT; null leaves both out.
+        x0_weighting: Weight of a timestep in the former: a function of its signal-to-noise ratio, inside the term.
         clash_unit: ``model`` takes ``clash_threshold`` in model units, a mistake kept for the comparison.
+        fape_clamp_share: Share of the noised chains whose FAPE is clamped in training, drawn chain by chain; validation
+            counts each chain as clamped to this share.
         clash_contacts: Weigh the overlap of a pair by 1 + 2c, c the contact that the encoder predicts for it.
         noise_draws: Noised copies of each chain in a step; they share one pass through encoder and pair stack.
         val_draws: Noised copies of each validation chain, at timesteps spread evenly; the same in every epoch.
@@ -121,7 +130,10 @@ class DiffusionModule(MinifoldModule):
         backbone_weights: BackboneWeights | None = None,
         fape_clamp: float | None = None,
         clash_threshold: float = CLASH_THRESHOLD,
+        denoising_weights: DenoisingWeights | None = None,
+        x0_weighting: SNRWeighting = MIN_SNR,
         clash_unit: Literal["angstrom", "model"] = "angstrom",
+        fape_clamp_share: float = 1.0,
         clash_contacts: bool = False,
         noise_draws: int = 1,
         val_draws: int = 4,
@@ -148,7 +160,7 @@ class DiffusionModule(MinifoldModule):
         self.noise_schedule = noise_schedule
         self.self_conditioning = self_conditioning
         self.p_uncond = p_uncond
-        self.loss_weights = loss_weights
+        self.loss_weights: LossWeights | TermWeights = loss_weights
         self.scale = scale
         objective = DiffusionObjective
         if getattr(denoiser, "backbone_head", None) is not None:
@@ -166,8 +178,13 @@ class DiffusionModule(MinifoldModule):
             )
         self.objective = objective(
             fape_clamp=fape_clamp,
+        if denoising_weights is not None:
+            self.loss_weights = by_term(self.loss_weights) | by_term(denoising_weights)
             distance_bins=aux.distance_bins,
             distance_head=aux.kind,
+            fape_clamp_share=fape_clamp_share,
+            denoising=denoising_weights is not None,
+            x0_weighting=x0_weighting,
             clash_threshold=clash_threshold,
             clash_unit=clash_unit,
             clash_contacts=clash_contacts,
@@ -288,6 +305,7 @@ class DiffusionModule(MinifoldModule):
         x_t = add_noise(target.x0, draws.t, draws.noise, self.noise_schedule)
         previous = None
         if self_condition:
+        target = target._replace(snr=self.noise_schedule.snr(draws.t), clamped=draws.clamped)
             with torch.no_grad():
                 previous = self.denoiser(x_t, draws.t, condition)
             # Autocast keeps half-precision copies of weights; one made without a graph must not serve the second
@@ -341,7 +359,18 @@ class DiffusionModule(MinifoldModule):
             generators = [keyed_generator(self.seed, "train", epoch, copy, name) for name in batch.names]
             t = [torch.randint(1, self.noise_schedule.timesteps, (), generator=g) for g in generators]
             copies.append((torch.stack(t), centered_noise(batch.residue_mask, generators)))
-        return _stack(copies, batch.tokens.device)
+        return _stack(copies, batch.tokens.device)._replace(clamped=self._clamped(batch, epoch))
+
+    def _clamped(self, batch: ProteinBatch, epoch: int) -> Tensor | None:
+        share = self.objective.fape_clamp_share
+        if share == 1:
+            return None
+        draws = [
+            torch.rand((), generator=keyed_generator(self.seed, "fape_clamp", epoch, copy, name))
+            for copy in range(self.noise_draws)
+            for name in batch.names
+        ]
+        return (torch.stack(draws) < share).to(batch.tokens.device, torch.float32)
 
     # --- validation ------------------------------------------------------------------------------
 
