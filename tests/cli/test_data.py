@@ -194,6 +194,54 @@ def test_what_cannot_be_shown_is_told(run, source, tmp_path, monkeypatch):
         run("show", tmp_path / "store", "b", "--png", tmp_path / "b.png")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--shard", "0/3"),
+        ("--shard", "4/3"),
+        ("--shard", "1"),
+        ("--min-length", "2"),
+        ("--min-complete", "1.5"),
+        ("--processes", "0"),
+        ("--timeout", "0"),
+        ("--fractions", "0.8", "0.1", "0.1"),
+        ("--split-by", "cluster", "--fractions", "0.8", "0.8", "0.1"),
+        ("--splits", "a.json", "--split-by", "cluster"),
+        ("--domains",),
+    ],
+    ids=" ".join,
+)
+def test_settings_that_cannot_be_are_wrong_use(run, source, tmp_path, arguments):
+    with pytest.raises(UserError) as caught:
+        run("prepare", source, "--out", tmp_path / "store", *arguments)
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "store").exists()
+
+
+def test_names_do_not_steer_the_terminal(run, tmp_path, capsys):
+    path = tmp_path / "chain_set.jsonl"
+    lines = [_line("a\x1b[31m\r\x9bB", split="tr\x07ain"), _line("\x1b]0;x\x07", seq=3)]
+    path.write_text("\n".join(lines) + "\n")
+    run("prepare", path, "--out", tmp_path / "store")
+    run("show", tmp_path / "store", "#0")
+    run("show", tmp_path / "store", "#0", "--json")
+    run("stats", tmp_path / "store")
+    out, err = capsys.readouterr()
+    assert "a\ufffd[31m\ufffd\ufffdB" in out
+    assert r"\x1b]0;x\x07" in err
+    assert all(c.isprintable() for c in (out + err).replace("\n", ""))
+
+
+def test_a_store_that_is_named_last_or_a_source_in_its_place_is_told(run, source, tmp_path):
+    run("prepare", source, "--out", tmp_path / "store")
+    with pytest.raises(UserError, match=r"the store comes first: minifold-pl data show .*store a") as caught:
+        run("show", "a", tmp_path / "store")
+    assert caught.value.exit_code == 2
+    for command in (("stats", source), ("show", source, "a")):
+        with pytest.raises(UserError, match=r"is no store; .*data prepare .*chain_set\.jsonl --out STORE"):
+            run(*command)
+
+
 def test_a_part_without_a_chain_has_no_statistics(run, source, tmp_path):
     assert run("prepare", source, "--out", tmp_path / "part", "--shard", "1/9") == 0
     with pytest.raises(UserError, match="has no chain; a part that `data merge` puts together"):

@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from minifold_pl.cli.errors import UserError
 from minifold_pl.cli.progress import progress
+
+if TYPE_CHECKING:
+    from minifold_pl.data.prepare import PrepareSettings
 
 _PROBLEMS_SHOWN = 20
 _DESCRIPTION = """\
@@ -98,25 +102,15 @@ def add_parser(commands: Any) -> None:
 
 
 def _work(args: argparse.Namespace) -> int:
-    from minifold_pl.data.prepare import REPORT_FILE, PrepareSettings, SplitFractions, parse_shard, prepare
+    from minifold_pl.data.prepare import REPORT_FILE, prepare
+    from minifold_pl.data.structure_content import plain
 
-    names = ("splits", "split_by", "seed", "min_length", "min_complete", "processes", "timeout")
-    given: dict[str, Any] = {name: value for name in names if (value := getattr(args, name)) is not None}
-    if args.fractions is not None:
-        if args.split_by is None:
-            raise ValueError("--fractions are of splits that are made here; give --split-by too")
-        train, validation, test = args.fractions
-        given["fractions"] = SplitFractions(train=train, validation=validation, test=test)
-    if args.cath_domains:
-        given["cath_domains"] = tuple(args.cath_domains)
-    if args.shard is not None:
-        given["shard"] = parse_shard(args.shard)
-    settings = PrepareSettings(**given, domains=args.domains, overwrite=args.overwrite)
+    settings = _settings(args)
     started = time.monotonic()
     report = prepare(args.source, args.out, settings, progress=progress)
     problems = [problem for problem in report.problems if problem.action != "noted"]
     for problem in problems[:_PROBLEMS_SHOWN]:
-        print(problem, file=sys.stderr)
+        print(plain(str(problem)), file=sys.stderr)
     if (more := len(problems) - _PROBLEMS_SHOWN) > 0:
         print(f"… and {more:,} more, all in {args.out}/{REPORT_FILE}", file=sys.stderr)
     print(report.table())
@@ -124,3 +118,23 @@ def _work(args: argparse.Namespace) -> int:
     how = there if report.already_there else f"{time.monotonic() - started:.1f} s"
     print(f"store         {args.out}, {how}")
     return 0
+
+
+def _settings(args: argparse.Namespace) -> PrepareSettings:
+    from minifold_pl.data.prepare import PrepareSettings, SplitFractions, parse_shard
+
+    names = ("splits", "split_by", "seed", "min_length", "min_complete", "processes", "timeout")
+    given: dict[str, Any] = {name: value for name in names if (value := getattr(args, name)) is not None}
+    try:
+        if args.fractions is not None:
+            if args.split_by is None:
+                raise ValueError("--fractions are of splits that are made here; give --split-by too")
+            train, validation, test = args.fractions
+            given["fractions"] = SplitFractions(train=train, validation=validation, test=test)
+        if args.cath_domains:
+            given["cath_domains"] = tuple(args.cath_domains)
+        if args.shard is not None:
+            given["shard"] = parse_shard(args.shard)
+        return PrepareSettings(**given, domains=args.domains, overwrite=args.overwrite)
+    except ValueError as error:
+        raise UserError(str(error), exit_code=2) from None

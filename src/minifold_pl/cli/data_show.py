@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import io
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +44,14 @@ def _work(args: argparse.Namespace) -> int:
     from minifold_pl.checkpoint.atomic import atomic_write_text
     from minifold_pl.constants import CA_ATOM
     from minifold_pl.data.show import chain_facts, chain_text, find_chain
-    from minifold_pl.data.store import ChainStore
+    from minifold_pl.data.store import ChainStore, is_store
 
     if args.png:
         _check_picture(args.png)
+    if not is_store(args.store) and is_store(args.name):
+        raise UserError(
+            f"the store comes first: minifold-pl data show {args.name} {shlex.quote(args.store)}", exit_code=2
+        )
     store = ChainStore.open(args.store)
     place = _place(args.name, len(store))
     place = find_chain(store, args.name) if place is None else place

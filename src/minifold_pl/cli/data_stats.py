@@ -48,6 +48,7 @@ def _work(args: argparse.Namespace) -> int:
     from minifold_pl.data.leakage import QUICK, search_size, similar_pairs
     from minifold_pl.data.stats import stats_table, store_stats
     from minifold_pl.data.store import ChainStore
+    from minifold_pl.data.structure_content import plain
 
     store = ChainStore.open(args.store)
     if args.check:
@@ -61,5 +62,8 @@ def _work(args: argparse.Namespace) -> int:
         similar = similar_pairs(store, identity=args.identity, progress=progress)
     crops = [crop_losses(store, length) for length in args.max_length]
     stats = store_stats(store, similar=similar, crops=crops)
-    print(json.dumps(stats.as_dict(), indent=1) if args.json else stats_table(stats))
+    if args.json:
+        print(json.dumps(stats.as_dict(), indent=1))
+    else:
+        print("\n".join(map(plain, stats_table(stats).split("\n"))))
     return 0

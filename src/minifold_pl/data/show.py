@@ -21,6 +21,7 @@ from minifold_pl.constants import (
 from minifold_pl.data.cath import architecture, cath_class
 from minifold_pl.data.records import ChainRecord, peptide_bonds
 from minifold_pl.data.store import ChainStore
+from minifold_pl.data.structure_content import plain
 
 _LINE: Final = 60
 _GROUP: Final = 10
@@ -73,7 +74,7 @@ def find_chain(store: ChainStore, name: str) -> int:
         return store.find(name)
     except KeyError:
         near = difflib.get_close_matches(name, store.names, n=3, cutoff=0.6)
-        hint = f"did you mean {', '.join(near)}?" if near else f"the first one is {store.name(0)!r}"
+        hint = f"did you mean {plain(', '.join(near))}?" if near else f"the first one is {store.name(0)!r}"
         raise NoSuchChain(f"store {store.path} has no chain named {name!r}; {hint}") from None
 
 
@@ -156,7 +157,7 @@ def chain_text(facts: ChainFacts, observed: np.ndarray) -> str:
             f"shape          radius of gyration {facts.radius_of_gyration:.1f} Å",
             f"contacts       {facts.contacts:,} at |i−j| ≥ {MEDIUM_RANGE[0]}",
         ]
-    return "\n".join([*lines, "", *_sequence_lines(facts.sequence, observed)])
+    return "\n".join([*map(plain, lines), "", *_sequence_lines(facts.sequence, observed)])
 
 
 def _sequence_lines(sequence: str, observed: np.ndarray) -> list[str]:

@@ -171,8 +171,10 @@ def _no_store(path: Path) -> str:
     aside = sorted(path.parent.glob(f"{replaced_prefix(path)}*")) if path.parent.is_dir() else []
     if aside and not path.exists():
         return f"{path} does not exist; a write that was cut short left the earlier store at {aside[-1]}: rename it"
-    what = "is no store" if path.exists() else "does not exist"
+    if path.exists():
+        how = f"`minifold-pl data prepare {path} --out STORE`"
+        return f"{path} is no store; if there are chains in it, make one of them: {how}"
     return (
-        f"{path} {what}; make one with `minifold-pl data prepare SRC --out {path}` "
+        f"{path} does not exist; make one with `minifold-pl data prepare SRC --out {path}` "
         f"or `minifold-pl data synth --out {path}`"
     )

@@ -159,7 +159,11 @@ def structure_name(path: str | Path) -> str:
 
 def printable(path: str | Path) -> str:
     """A path as text in one line: names of files may be any bytes."""
-    text = os.fsencode(path).decode("utf-8", "replace")
+    return plain(os.fsencode(path).decode("utf-8", "replace"))
+
+
+def plain(text: str) -> str:
+    """A line of text without what would steer a terminal."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
