@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import copy
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,21 +15,24 @@ from minifold_pl.geometry.frames import random_rotations
 from minifold_pl.nn.contact_classifier import ContactClassifier
 from minifold_pl.nn.denoiser import IPADenoiser
 from minifold_pl.nn.embeddings import LogRelativePosition
+from minifold_pl.nn.formulation import set_formulation
 from minifold_pl.nn.pair_stack import PairStack
 from minifold_pl.types import Condition, Frames, SequenceFeatures
 
 LENGTHS = (9, 14, 5)
 
 
-@pytest.fixture(scope="session")
-def textbook() -> ModuleType:
-    """The plain versions of the fast modules."""
-    path = Path(__file__).with_name("reference_ipa.py")
-    spec = importlib.util.spec_from_file_location("reference_ipa", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def textbook() -> Callable[[nn.Module], nn.Module]:
+    """The same module, with the same parameters, as the textbook writes it."""
+
+    def apply(module: nn.Module) -> nn.Module:
+        plain = copy.copy(module)
+        plain._modules = {name: apply(child) for name, child in module._modules.items()}
+        set_formulation(plain, "textbook")
+        return plain
+
+    return apply
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def test_the_fast_form_agrees_with_algorithm_22(ipa, textbook, make_frames, make
     mask = make_mask()
     args = doubled(*inputs(make_frames, mask))
     ipa.double()
-    fast, plain = ipa(*args, mask), textbook.textbook_attention(ipa, *args, mask)
+    fast, plain = ipa(*args, mask), textbook(ipa)(*args, mask)
     assert torch.allclose(fast, plain, rtol=1e-10, atol=1e-11)
 
 
@@ -37,7 +37,7 @@ def test_so_do_its_gradients(ipa, textbook, make_frames, make_mask):
     direction = torch.randn(3, 14, 24, dtype=torch.float64)
     leaves = (*(a.requires_grad_() for a in (args[0], args[1], *args[2])), *ipa.parameters())
     fast = torch.autograd.grad((ipa(*args, mask) * direction).sum(), leaves)
-    plain = torch.autograd.grad((textbook.textbook_attention(ipa, *args, mask) * direction).sum(), leaves)
+    plain = torch.autograd.grad((textbook(ipa)(*args, mask) * direction).sum(), leaves)
     for a, b in zip(fast, plain, strict=True):
         assert torch.allclose(a, b, rtol=1e-7, atol=1e-9)
 
@@ -63,7 +63,7 @@ def test_single_precision_is_within_a_millionth_of_double(offset, reawaken, text
     place = (frames.translation * 1024).round() / 1024 + offset
     args = (single, pair, Frames(frames.rotation, place))
     low = ipa(*args, mask)
-    exact = textbook.textbook_attention(ipa.double(), *doubled(*args), mask)
+    exact = textbook(ipa.double())(*doubled(*args), mask)
     assert (low - exact).norm() / exact.norm() < 1e-6
 
 

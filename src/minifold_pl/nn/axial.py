@@ -9,11 +9,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minifold_pl.nn.formulation import Formulated
 from minifold_pl.nn.linear import gate_linear, residual_linear
 from minifold_pl.nn.masking import key_bias
+from minifold_pl.nn.textbook.axial import axial_attention
 
 
-class AxialAttention(nn.Module):
+class AxialAttention(Formulated):
     """Self-attention within each row (i fixed) or each column (j fixed) of the pair features, gated.
 
     AlphaFold 2, suppl. Algorithms 13 and 14, without the triangle bias: the triangle updates carry that
@@ -39,6 +41,8 @@ class AxialAttention(nn.Module):
 
     def forward(self, pair: Float[Tensor, "b l l d"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b l l d"]:
         """Residual delta of ``pair``; masked residues are never attended to."""
+        if self.formulation == "textbook":
+            return axial_attention(self, pair, mask)
         # transposed before the projections: the copy is of d channels instead of 3 · heads · d_head
         y = self.norm(pair if self.axis == "row" else pair.transpose(1, 2))
         q, k, v = rearrange(self.qkv(y), "b i j (three h d) -> three (b i) h j d", three=3, h=self.heads)

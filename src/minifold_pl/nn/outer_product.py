@@ -6,8 +6,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from minifold_pl.nn.formulation import Formulated
+from minifold_pl.nn.textbook.outer_product import outer_product
 
-class OuterProduct(nn.Module):
+
+class OuterProduct(Formulated):
     r""":math:`z_{ij} = W\,\mathrm{vec}(a_i \otimes b_j)` (AlphaFold 2, suppl. Algorithm 10, one sequence).
 
     The mean over sequences of the original has one member here. ``W`` is contracted with ``b`` first: the
@@ -28,6 +31,8 @@ class OuterProduct(nn.Module):
 
     def forward(self, single: Float[Tensor, "b l d"]) -> Float[Tensor, "b l l c"]:
         """Pair features of every two residues."""
+        if self.formulation == "textbook":
+            return outer_product(self, single)
         y = self.norm(single)
         left, right = self.left(y), self.right(y)
         weight = rearrange(self.out.weight, "c (u v) -> v (u c)", u=left.shape[-1])

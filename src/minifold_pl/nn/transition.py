@@ -5,10 +5,12 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from minifold_pl.nn.formulation import Formulated
 from minifold_pl.nn.linear import residual_linear
+from minifold_pl.nn.textbook.transition import transition
 
 
-class Transition(nn.Module):
+class Transition(Formulated):
     """LayerNorm, widen, ReLU, narrow (AlphaFold 2, suppl. Algorithms 9 and 15). Returns the residual delta.
 
     ReLU, not GELU: its output is all that the backward pass needs, half the memory.
@@ -26,4 +28,6 @@ class Transition(nn.Module):
 
     def forward(self, x: Float[Tensor, "*axes d"]) -> Float[Tensor, "*axes d"]:
         """Residual delta of ``x``."""
+        if self.formulation == "textbook":
+            return transition(self, x)
         return self.narrow(self.widen(self.norm(x)).relu())

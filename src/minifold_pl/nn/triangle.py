@@ -9,13 +9,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minifold_pl.geometry.precision import full_precision
+from minifold_pl.nn import cuequivariance
+from minifold_pl.nn.formulation import Formulated
 from minifold_pl.nn.linear import gate_linear, residual_linear
+from minifold_pl.nn.textbook.triangle import triangle_update
 
 LARGEST_SUM = 1e4
 """Bound on a triangle sum (Mini-Fold v13): below fp16's 65504, so that what follows cannot make inf · 0."""
 
 
-class TriangleMultiplication(nn.Module):
+class TriangleMultiplication(Formulated):
     r"""Residual delta from the two other edges of every triangle (AlphaFold 2, suppl. Algorithms 11 and 12).
 
     .. math:: \Delta z_{ij} = g_{ij} \odot W\,\mathrm{LN}\Big(\sum_k a_{ik} \odot b_{jk}\Big)
@@ -45,6 +48,10 @@ class TriangleMultiplication(nn.Module):
 
     def forward(self, pair: Float[Tensor, "b l l d"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b l l d"]:
         """Residual delta of ``pair``; masked residues take no part in any sum."""
+        if self.formulation == "textbook":
+            return triangle_update(self, pair, mask, LARGEST_SUM)
+        if self.formulation == "cuequivariance" and (self.training or cuequivariance.usable(pair)):
+            return cuequivariance.triangle_update(self, pair, mask)
         y = self.norm(pair)
         edges = F.glu(self.edges(y), dim=-1)
         a, b = rearrange(edges, "b i k (two d) -> two b d i k", two=2).contiguous()
