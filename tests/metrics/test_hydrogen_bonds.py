@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from minifold_pl.geometry.backbone import backbone_from_torsions
+from minifold_pl.geometry.secondary_structure import COIL, HELIX, MASKED, STRAND, ca_secondary_structure
 from minifold_pl.metrics.hydrogen_bonds import (
     backbone_helix_content,
     backbone_secondary_structure,
     backbone_strand_content,
     hydrogen_bonds,
 )
-from minifold_pl.metrics.secondary_structure import COIL, HELIX, MASKED, STRAND, ca_secondary_structure
 
 
 def ideal(phi: float, psi: float, length: int) -> Tensor:

@@ -18,7 +18,7 @@ from minifold_pl.cli.score_metrics import MODEL, score_pairs
 from minifold_pl.data.store import ChainStore
 from minifold_pl.export.names import safe_file_name
 from minifold_pl.export.observed import ObservedChain, observed_pdb_text
-from minifold_pl.metrics.secondary_structure import ca_secondary_structure
+from minifold_pl.geometry.secondary_structure import ca_secondary_structure
 from minifold_pl.metrics.tm_search import tm_superposition
 from minifold_pl.plots.structure import Superposed, Trace
 

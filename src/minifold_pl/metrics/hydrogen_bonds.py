@@ -12,7 +12,8 @@ from torch import Tensor
 
 from minifold_pl.constants import C_ATOM, N_ATOM, O_ATOM
 from minifold_pl.geometry.precision import full_precision
-from minifold_pl.metrics.secondary_structure import HELIX, MASKED, STRAND, content
+from minifold_pl.geometry.secondary_structure import HELIX, MASKED, STRAND
+from minifold_pl.metrics.secondary_structure import content
 
 BOND_ENERGY = -0.5
 """kcal/mol; a weaker interaction is no hydrogen bond."""

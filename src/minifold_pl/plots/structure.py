@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COIL, HELIX, STRAND = 0, 1, 2
-"""As :mod:`minifold_pl.metrics.secondary_structure` has them."""
+"""As :mod:`minifold_pl.geometry.secondary_structure` has them."""
 SHOWN: Final[Mapping[str, str]] = {
     "tm_score": "TM-score {:.3f}",
     "rmsd": "RMSD {:.2f} Å",
