@@ -149,6 +149,19 @@ class Denoiser(Protocol):
         ...
 
 
+class TrunkPrediction(NamedTuple):
+    """What heads on encoder and pair stack say of each sequence; logits, None where there is no such head."""
+
+    distogram: Float[Tensor, "b l l k"] | None = None
+    """Logit ``k`` of the event that the Cα–Cα distance lies in bin ``k``."""
+    secondary_structure: Float[Tensor, "b l 3"] | None = None
+    """Of coil, helix and strand."""
+    residues: Float[Tensor, "b l v"] | None = None
+    """Of the 20 amino acids."""
+    contacts: Float[Tensor, "b l l"] | None = None
+    """Of a contact."""
+
+
 class StructurePrediction(NamedTuple):
     """Everything the objective of the second stage looks at, in model units."""
 
@@ -162,6 +175,8 @@ class StructurePrediction(NamedTuple):
     """N, Cα, C and O seen from each residue's frame."""
     contacts: Float[Tensor, "b l l"] | None = None
     """Probability that two residues are in contact, as the sequence encoder sees it."""
+    trunk: TrunkPrediction | None = None
+    """Of the chains themselves: one row for each, however many noised copies of it the others hold."""
 
 
 class StructureTarget(NamedTuple):
@@ -182,6 +197,8 @@ class StructureTarget(NamedTuple):
     """Signal-to-noise ratio of the noised chain that the prediction was made from."""
     clamped: Float[Tensor, " b"] | None = None
     """Share of FAPE that is clamped: 1 or 0 where it was drawn, None for what is expected of the draw."""
+    hidden: Int[Tensor, "b l"] | None = None
+    """The amino acids, 0…19, of residues that the model was shown as MASK among others; ``NO_LABEL`` elsewhere."""
 
 
 _Parts = TypeVar("_Parts", bound=tuple[Any, ...])

@@ -37,6 +37,7 @@ from minifold_pl.losses.fape import fape_per_chain
 from minifold_pl.losses.frame_rotation import frame_rotation_per_chain
 from minifold_pl.losses.radius_of_gyration import log_rg_per_chain
 from minifold_pl.losses.reduction import PerChain
+from minifold_pl.losses.trunk import TrunkLosses
 from minifold_pl.types import Frames, StructurePrediction, StructureTarget
 
 
@@ -182,6 +183,8 @@ class DiffusionObjective:
     """Compute the terms of :class:`~minifold_pl.losses.denoising.DenoisingWeights` too."""
     x0_weighting: SNRWeighting = MIN_SNR
     """Weight of a timestep: a part of what the term ``x0`` is, not of its weight in the total."""
+    trunk: TrunkLosses | None = None
+    """Terms of heads on encoder and pair stack; they are there where ``prediction.trunk`` is."""
 
     def __post_init__(self) -> None:
         if self.fape_clamp is not None and not self.fape_clamp > 0:
@@ -247,7 +250,11 @@ class DiffusionObjective:
                 contacts=prediction.contacts if self.clash_contacts else None,
             ),
         }
-        return terms | self._denoising(x0, target) if self.denoising else terms
+        if self.denoising:
+            terms |= self._denoising(x0, target)
+        if self.trunk is not None and prediction.trunk is not None:
+            terms |= self.trunk.per_chain(prediction.trunk, target)
+        return terms
 
     def _denoising(self, x0: Tensor, target: StructureTarget) -> dict[str, PerChain]:
         if target.snr is None:

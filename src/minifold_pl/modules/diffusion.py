@@ -20,26 +20,30 @@ from minifold_pl.geometry.frames import backbone_frames, ca_frames
 from minifold_pl.geometry.units import Scale, center, predicted_unit, to_angstrom, to_model_units, true_unit
 from minifold_pl.losses.backbone_objective import BackboneObjective, BackboneWeights, with_backbone
 from minifold_pl.losses.ca_geometry import CLASH_THRESHOLD
-from minifold_pl.losses.objective import (
 from minifold_pl.losses.denoising import MIN_SNR, DenoisingWeights, SNRWeighting
+from minifold_pl.losses.objective import (
     DiffusionObjective,
     LossWeights,
-    final_weights,
     TermWeights,
     by_term,
+    final_weights,
     weighted_total,
     weights_at,
 )
+from minifold_pl.losses.trunk import TrunkLosses
 from minifold_pl.modules.band_losses import BandLosses, named_band_losses
 from minifold_pl.modules.base import CHECKPOINT_KEY, MinifoldModule
 from minifold_pl.modules.encoder_checkpoint import load_encoder
+from minifold_pl.modules.hidden_residues import hidden_residues
 from minifold_pl.modules.init_from import NOWHERE, InitFrom
 from minifold_pl.modules.optim import LRSchedule, OptimizerConfig, ThreePhase
 from minifold_pl.modules.sampling import SamplerConfig
+from minifold_pl.modules.trunk_teaching import ask, build_heads, hide, long_range_precision
 from minifold_pl.nn.contact_classifier import ContactClassifier
 from minifold_pl.nn.heads import DistanceHead, RgHead
 from minifold_pl.nn.pair_stack import PairStack
 from minifold_pl.nn.structure_denoiser import StructureDenoiser
+from minifold_pl.nn.trunk_heads import TrunkHeads
 from minifold_pl.types import (
     Condition,
     Denoised,
@@ -64,10 +68,10 @@ class Draws(NamedTuple):
     """(b) timesteps 1 … T − 1."""
     noise: Tensor
     """(b l 3) centred standard normal noise."""
-
-
     clamped: Tensor | None = None
     """(b) 1 where FAPE is clamped and 0 where it is not; None for what is expected of the draw."""
+
+
 class DiffusionModule(MinifoldModule):
     """Trains encoder → pair stack → denoiser to predict the clean chain from a noised one.
 
@@ -92,13 +96,14 @@ class DiffusionModule(MinifoldModule):
         loss_weights: Weight of each term; one with weight 0 is still logged.
         backbone_weights: Weight of each term on N, C and O, for a denoiser with a ``backbone_head``; null takes the
             defaults.
-        fape_clamp: Clamp of FAPE in Å; null for none.
-        clash_threshold: Å; nearer residues clash.
         denoising_weights: Weight of the rigid-aligned squared error of x0 and of smooth lDDT; null leaves both out.
         x0_weighting: Weight of a timestep in the former: a function of its signal-to-noise ratio, inside the term.
-        clash_unit: ``model`` takes ``clash_threshold`` in model units, a mistake kept for the comparison.
+        trunk_losses: Losses, and weights, of heads on encoder and pair stack; null for none.
+        fape_clamp: Clamp of FAPE in Å; null for none.
         fape_clamp_share: Share of the noised chains whose FAPE is clamped in training, drawn chain by chain; validation
             counts each chain as clamped to this share.
+        clash_threshold: Å; nearer residues clash.
+        clash_unit: ``model`` takes ``clash_threshold`` in model units, a mistake kept for the comparison.
         clash_contacts: Weigh the overlap of a pair by 1 + 2c, c the contact that the encoder predicts for it.
         noise_draws: Noised copies of each chain in a step; they share one pass through encoder and pair stack.
         val_draws: Noised copies of each validation chain, at timesteps spread evenly; the same in every epoch.
@@ -128,12 +133,13 @@ class DiffusionModule(MinifoldModule):
         p_uncond: float = 0.1,
         loss_weights: LossWeights = _V13_WEIGHTS,
         backbone_weights: BackboneWeights | None = None,
-        fape_clamp: float | None = None,
-        clash_threshold: float = CLASH_THRESHOLD,
         denoising_weights: DenoisingWeights | None = None,
         x0_weighting: SNRWeighting = MIN_SNR,
-        clash_unit: Literal["angstrom", "model"] = "angstrom",
+        trunk_losses: TrunkLosses | None = None,
+        fape_clamp: float | None = None,
         fape_clamp_share: float = 1.0,
+        clash_threshold: float = CLASH_THRESHOLD,
+        clash_unit: Literal["angstrom", "model"] = "angstrom",
         clash_contacts: bool = False,
         noise_draws: int = 1,
         val_draws: int = 4,
@@ -176,15 +182,22 @@ class DiffusionModule(MinifoldModule):
                 "backbone_weights are given, but the denoiser has no backbone_head and predicts Cα alone: "
                 "give it one, or leave backbone_weights out"
             )
-        self.objective = objective(
-            fape_clamp=fape_clamp,
         if denoising_weights is not None:
             self.loss_weights = by_term(self.loss_weights) | by_term(denoising_weights)
-            distance_bins=aux.distance_bins,
-            distance_head=aux.kind,
+        self.trunk_heads: TrunkHeads | None = None
+        if trunk_losses is not None and trunk_losses.weights:
+            self.trunk_heads = build_heads(
+                trunk_losses, encoder, pair_stack.d_pair, freeze_encoder=freeze_encoder
+            )
+            self.loss_weights = by_term(self.loss_weights) | trunk_losses.weights
+        self.objective = objective(
+            fape_clamp=fape_clamp,
             fape_clamp_share=fape_clamp_share,
             denoising=denoising_weights is not None,
             x0_weighting=x0_weighting,
+            trunk=trunk_losses if self.trunk_heads is not None else None,
+            distance_bins=aux.distance_bins,
+            distance_head=aux.kind,
             clash_threshold=clash_threshold,
             clash_unit=clash_unit,
             clash_contacts=clash_contacts,
@@ -298,14 +311,17 @@ class DiffusionModule(MinifoldModule):
         copies = len(draws.t) // len(batch)
         log_rg = self.rg_head(features.pooled, batch.residue_mask)
         distances = self.aux(features, batch.residue_mask, batch.residue_index, condition.pair)
+        trunk = None
+        if self.trunk_heads is not None and self.objective.trunk is not None:
+            trunk = ask(self.trunk_heads, self.objective.trunk, self.encoder, features, condition.pair)
         if copies > 1:
             condition = map_tensors(lambda x: _repeat(x, copies), condition)
             target = map_tensors(lambda x: _repeat(x, copies), target)
             log_rg, distances = _repeat(log_rg, copies), _repeat(distances, copies)
+        target = target._replace(snr=self.noise_schedule.snr(draws.t), clamped=draws.clamped)
         x_t = add_noise(target.x0, draws.t, draws.noise, self.noise_schedule)
         previous = None
         if self_condition:
-        target = target._replace(snr=self.noise_schedule.snr(draws.t), clamped=draws.clamped)
             with torch.no_grad():
                 previous = self.denoiser(x_t, draws.t, condition)
             # Autocast keeps half-precision copies of weights; one made without a graph must not serve the second
@@ -313,6 +329,9 @@ class DiffusionModule(MinifoldModule):
             torch.clear_autocast_cache()
         estimate: Denoised = self.denoiser(x_t, draws.t, condition, previous)
         prediction = self.assemble(estimate, log_rg, distances)
+        if trunk is not None:
+            prediction = prediction._replace(trunk=trunk)
+            target = target._replace(hidden=_repeat(hidden_residues(tokens, batch.tokens), copies))
         if self.objective.clash_contacts:
             contacts = self.encoder.contact_logits(features).detach().sigmoid()
             prediction = prediction._replace(contacts=_repeat(contacts, copies))
@@ -333,6 +352,7 @@ class DiffusionModule(MinifoldModule):
         """One batch: drop conditions, noise, denoise, weigh."""
         epoch = self.current_epoch
         tokens = self._drop_conditions(batch, epoch)
+        tokens = hide(self.objective.trunk, tokens, batch, self.seed, "hidden_residues", epoch)
         draws = self._training_draws(batch, epoch)
         step = keyed_generator(self.seed, "self_conditioning", epoch, batch_idx)
         again = bool(torch.rand((), generator=step) < self.self_conditioning)
@@ -402,6 +422,7 @@ class DiffusionModule(MinifoldModule):
             return
         draws = self._fixed_draws(batch)
         prediction, target = self.predict_structure(batch, batch.tokens, self.target(batch), draws, False)
+        prediction, target = self._with_guesses(prediction, target, batch)
         per_chain = self.objective.per_chain(prediction, target)
         terms = {name: term.mean() for name, term in per_chain.items()}
         weights = weights_at(self.loss_weights, self.current_epoch + 1)
@@ -410,6 +431,26 @@ class DiffusionModule(MinifoldModule):
         score = weighted_total(terms, final_weights(self.loss_weights))
         self.evaluation_means.add({f"{prefix}/score": score}, len(batch))
         self._bands[prefix].update(draws.t, per_chain)
+        said = prediction.trunk
+        if said is not None and said.distogram is not None and self.objective.trunk is not None:
+            precision = long_range_precision(self.objective.trunk, said.distogram, batch)
+            for name, (share, chains) in precision.items():
+                self.evaluation_means.add({f"{prefix}/{name}": share}, chains)
+
+    def _with_guesses(
+        self, prediction: StructurePrediction, target: StructureTarget, batch: ProteinBatch
+    ) -> tuple[StructurePrediction, StructureTarget]:
+        """With residues guessed in a pass of their own, so that the structure is predicted from the whole sequence."""
+        shown = hide(self.objective.trunk, batch.tokens, batch, self.seed, "val_hidden_residues")
+        if shown is batch.tokens or prediction.trunk is None:
+            return prediction, target
+        assert self.trunk_heads is not None and self.trunk_heads.residues is not None  # there are guesses
+        guesses = self.trunk_heads.residues(self.encode(shown).single)
+        hidden = hidden_residues(shown, batch.tokens)
+        return (
+            prediction._replace(trunk=prediction.trunk._replace(residues=guesses)),
+            target._replace(hidden=_repeat(hidden, len(target.x0) // len(batch))),
+        )
 
     def _log_bands(self, prefix: str) -> None:
         bands = self._bands.pop(prefix, None)
