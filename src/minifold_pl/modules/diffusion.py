@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -38,6 +39,7 @@ from minifold_pl.modules.hidden_residues import hidden_residues
 from minifold_pl.modules.init_from import NOWHERE, InitFrom
 from minifold_pl.modules.optim import LRSchedule, OptimizerConfig, ThreePhase
 from minifold_pl.modules.sampling import SamplerConfig
+from minifold_pl.modules.trunks import Trunk, Trunks
 from minifold_pl.modules.trunk_teaching import ask, build_heads, hide, long_range_precision
 from minifold_pl.nn.contact_classifier import ContactClassifier
 from minifold_pl.nn.heads import DistanceHead, RgHead
@@ -206,6 +208,7 @@ class DiffusionModule(MinifoldModule):
         self.val_draws = val_draws
         self.sampler = sampler
         self._bands: dict[str, BandLosses] = {}
+        self._trunks: Trunks | None = None
         times = torch.arange(noise_schedule.timesteps)
         if snr_gated_frames:
             self.denoiser.gate_frames(noise_schedule.frame_confidence(times))
@@ -471,6 +474,25 @@ class DiffusionModule(MinifoldModule):
 
     # --- sampling --------------------------------------------------------------------------------
 
+    @contextmanager
+    def sharing_trunks(self) -> Iterator[Trunks]:
+        """Within it all calls of :meth:`sample` run encoder and pair stack once for each different sequence.
+
+        Weights, device and precision must stay as they are. Nested, the outermost one counts.
+        """
+        if self._trunks is not None:
+            yield self._trunks
+            return
+        self._trunks = Trunks(self._trunk)
+        try:
+            yield self._trunks
+        finally:
+            self._trunks = None
+
+    def _trunk(self, tokens: Tensor, mask: Tensor, residue_index: Tensor) -> Trunk:
+        features = self.encode(tokens)
+        return Trunk(features.single, self.pair_stack(features, mask, residue_index), features.pooled)
+
     @torch.no_grad()
     def sample(
         self, batch: ProteinBatch, sampler: SamplerConfig | None = None, *, seed: int, keys: Sequence[str]
@@ -487,18 +509,20 @@ class DiffusionModule(MinifoldModule):
             Cα positions in Å, centred, rotations, and N, C and O in their frames where the denoiser predicts them.
         """
         sampler = sampler or self.sampler
-        features = self.encode(batch.tokens)
-        conditional = self.condition(batch, features)
-        unconditional = None
-        if sampler.guidance != 1:
-            unconditional = self.condition(batch, self.encode(null_tokens(batch.tokens)))
+        with self.sharing_trunks() as trunks:
+            known = trunks.of(batch.tokens, batch.residue_mask, batch.residue_index)
+            unconditional = None
+            if sampler.guidance != 1:
+                null = trunks.of(null_tokens(batch.tokens), batch.residue_mask, batch.residue_index)
+                unconditional = Condition(null.single, null.pair, batch.residue_mask, batch.bonded)
         denoise = GuidedDenoiser(
             denoiser=self.denoiser,
             schedule=self.noise_schedule,
-            conditional=conditional,
+            conditional=Condition(known.single, known.pair, batch.residue_mask, batch.bonded),
             unconditional=unconditional,
             weight=sampler.guidance,
             space=sampler.guidance_space,
+            prepare=self.denoiser.prepare,
         )
         result = ddim(
             denoise,
@@ -509,7 +533,7 @@ class DiffusionModule(MinifoldModule):
             eta=sampler.eta,
             self_condition=sampler.self_condition,
         )
-        unit = predicted_unit(self.scale, self.rg_head(features.pooled, batch.residue_mask))
+        unit = predicted_unit(self.scale, self.rg_head(known.pooled, batch.residue_mask))
         atoms = None if result.local_atoms is None else to_angstrom(result.local_atoms)
         return Denoised(to_angstrom(result.x0, unit), result.rotation, atoms)
 
