@@ -1,0 +1,1 @@
+"""What every benchmark is made of: the interface, the clock, the memory counter, the report."""

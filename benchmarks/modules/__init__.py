@@ -1,0 +1,1 @@
+"""Benchmarks of the network's modules; every file here with a ``BENCHMARK`` is run."""
