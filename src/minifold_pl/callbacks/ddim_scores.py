@@ -103,10 +103,11 @@ def sampled_rows(
     first: dict[int, Tensor] = {}
     for part, batch in _batches(chains, indices, batch_size, module.device):
         between_batches()
-        sampled = [
-            module.sample(batch, sampler, seed=seed, keys=[_key(name, k) for name in batch.names])
-            for k in range(samples)
-        ]
+        with module.sharing_trunks():
+            sampled = [
+                module.sample(batch, sampler, seed=seed, keys=[_key(name, k) for name in batch.names])
+                for k in range(samples)
+            ]
         drawn = [one.x0.float() for one in sampled]
         scores = _mean_scores(drawn, batch, searched)
         if samples > 1:

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         sees_answer: Sequence[str] = SEES_ANSWER
         backbones = BackboneScores() if module.needs == "backbone" else None
         pool = ChainDataset(store, args.split)
-        with progress("sampling", len(dataset) * args.num_samples) as advance:
+        with module.sharing_trunks(), progress("sampling", len(dataset) * args.num_samples) as advance:
             chains, scores = score_structures(
                 module, dataset, pool, sampler, seed=args.seed, num_samples=args.num_samples,
                 batch_size=args.batch_size, advance=advance, backbones=backbones,

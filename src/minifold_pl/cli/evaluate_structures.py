@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from minifold_pl.callbacks.ddim_scores import x0_tm
 from minifold_pl.cli.evaluate_backbones import BackboneScores
-from minifold_pl.cli.generation import draw, out_of_memory_told
+from minifold_pl.cli.generation import draw, like_lengths, out_of_memory_told
 from minifold_pl.constants import CA_ATOM
 from minifold_pl.data.collate import collate
 from minifold_pl.data.dataset import ChainDataset
@@ -76,8 +77,8 @@ def score_structures(
     traces_of_all = [torch.from_numpy(pool[i].coords[:, CA_ATOM]) for i in range(len(pool))]
     chains: list[dict[str, Any]] = []
     scores: Scores = defaultdict(lambda: defaultdict(list))
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
+    for start, end in pairwise(like_lengths([int(dataset.lengths[i]) for i in order], batch_size)):
+        indices = order[start:end]
         batch = collate([dataset[i] for i in indices])
         drawn = []
         for k in range(num_samples):

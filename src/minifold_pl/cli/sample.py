@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from minifold_pl.cli.generation import (
     add_model_arguments,
     add_sampler_arguments,
     draw,
+    like_lengths,
     load_model,
     positive,
     refuse_overwriting,
@@ -104,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     )
     manifest.write()
     chains: dict[int, dict[int, SampledChain]] = defaultdict(dict)
-    with progress("sampling", len(records) * args.num_samples) as advance:
+    with module.sharing_trunks(), progress("sampling", len(records) * args.num_samples) as advance:
         for work in _batches([len(r.sequence) for r in records], args.num_samples, args.batch_size):
             batch = sequence_batch([records[i].name for i, _ in work], [records[i].sequence for i, _ in work])
             # The noise belongs to the sequence: neither its name nor the rest of the file changes it.
@@ -184,7 +186,8 @@ def _batches(lengths: Sequence[int], num_samples: int, batch_size: int) -> list[
     """(record, sample) pairs in batches of like lengths; the samples of a record follow one another."""
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     work = [(i, k) for i in order for k in range(num_samples)]
-    return [work[start : start + batch_size] for start in range(0, len(work), batch_size)]
+    cuts = like_lengths([lengths[i] for i, _ in work], batch_size)
+    return [work[start:end] for start, end in pairwise(cuts)]
 
 
 def _write(

@@ -537,6 +537,14 @@ class DiffusionModule(MinifoldModule):
         atoms = None if result.local_atoms is None else to_angstrom(result.local_atoms)
         return Denoised(to_angstrom(result.x0, unit), result.rotation, atoms)
 
+    def on_predict_start(self) -> None:
+        """All batches share what is known of a length."""
+        self._trunks = Trunks(self._trunk)
+
+    def on_predict_end(self) -> None:
+        """Forget it."""
+        self._trunks = None
+
     def predict_step(self, batch: ProteinBatch, batch_idx: int) -> Denoised:
         """One structure for each chain of the batch."""
         return self.sample(batch, seed=self.seed, keys=batch.names)
