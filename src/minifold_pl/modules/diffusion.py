@@ -39,8 +39,7 @@ from minifold_pl.modules.hidden_residues import hidden_residues
 from minifold_pl.modules.init_from import NOWHERE, InitFrom
 from minifold_pl.modules.optim import LRSchedule, OptimizerConfig, ThreePhase
 from minifold_pl.modules.sampling import SamplerConfig
-from minifold_pl.modules.trunks import Trunk, Trunks
-from minifold_pl.modules.trunk_teaching import ask, build_heads, hide, long_range_precision
+from minifold_pl.modules.trunk_teaching import ask, build_heads, freeze_idle_heads, hide, long_range_precision
 from minifold_pl.nn.contact_classifier import ContactClassifier
 from minifold_pl.nn.heads import DistanceHead, RgHead
 from minifold_pl.nn.pair_stack import PairStack
@@ -216,6 +215,8 @@ class DiffusionModule(MinifoldModule):
             self.denoiser.scale_start(noise_schedule.signal(times))
         if freeze_encoder:
             self.encoder.requires_grad_(False)
+        else:
+            freeze_idle_heads(self.encoder, self.objective.trunk)
         self.encoder_origin = "random"
         """``random``, or the stage-1 checkpoint that the encoder came from."""
 

@@ -36,6 +36,17 @@ def build_heads(
     )
 
 
+def freeze_idle_heads(encoder: ContactClassifier, losses: TrunkLosses | None) -> None:
+    """Leave the heads of stage 1 alone that no loss of stage 2 reaches.
+
+    They would only decay, and distributed training would wait for their gradients.
+    """
+    encoder.classes.requires_grad_(False)
+    encoder.architectures.requires_grad_(False)
+    if losses is None or CONTACTS not in losses.weights:
+        encoder.contacts.requires_grad_(False)
+
+
 def ask(
     heads: TrunkHeads,
     losses: TrunkLosses,
