@@ -40,6 +40,7 @@ from minifold_pl.modules.init_from import NOWHERE, InitFrom
 from minifold_pl.modules.optim import LRSchedule, OptimizerConfig, ThreePhase
 from minifold_pl.modules.sampling import SamplerConfig
 from minifold_pl.modules.trunk_teaching import ask, build_heads, freeze_idle_heads, hide, long_range_precision
+from minifold_pl.modules.trunks import Trunk, Trunks
 from minifold_pl.nn.contact_classifier import ContactClassifier
 from minifold_pl.nn.heads import DistanceHead, RgHead
 from minifold_pl.nn.pair_stack import PairStack
