@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from minifold_pl.geometry.frames import ca_frames, slerp_from_identity, to_local
 from minifold_pl.nn.backbone_head import BackboneAtomHead
+from minifold_pl.nn.distance_bias import DistanceBias
 from minifold_pl.nn.embeddings import sinusoids
 from minifold_pl.nn.ipa import FrameUpdate, InvariantPointAttention
 from minifold_pl.nn.linear import residual_linear
@@ -63,8 +64,16 @@ class DenoiserLayer(nn.Module):
         time: Float[Tensor, "b f"],
         mask: Bool[Tensor, "b l"],
         pair_bias: Float[Tensor, "b h i j"] | None = None,
+        distance_bias: Float[Tensor, "b h i j"] | None = None,
     ) -> tuple[Float[Tensor, "b l d"], Frames]:
-        """Refined single features and frames; ``pair_bias`` as :class:`InvariantPointAttention` takes it."""
+        """Refined single features and frames.
+
+        ``pair_bias`` as :class:`InvariantPointAttention` takes it; ``distance_bias`` is added to it.
+        """
+        if distance_bias is not None:
+            if pair_bias is None:
+                pair_bias = self.attention.bias_from_pair(pair)
+            pair_bias = pair_bias + distance_bias
         scale, shift = rearrange(self.film(time), "b (two d) -> two b 1 d", two=2)
         modulated = self.norm(single) * (1 + scale) + shift
         single = single + self.attention(modulated, pair, frames, mask, pair_bias)
@@ -103,6 +112,7 @@ class IPADenoiser(StructureDenoiser):
         discard_rotation: return rotations rebuilt from x0 by Gram–Schmidt instead of the learned ones. This
             is v11's mistake, kept for the ablation: the last layer's rotations then get no gradient.
         checkpoint_activations: keep only each layer's input for the backward pass.
+        distance_bias: let the pair distances of x_t, and of the previous estimate, bias each layer's attention.
         backbone_head: places N, C and O in the predicted frames, which are then those of N, Cα and C (v14); none
             leaves a model of Cα alone.
     """
@@ -125,6 +135,7 @@ class IPADenoiser(StructureDenoiser):
         frame_confidence: Tensor | None = None,
         discard_rotation: bool = False,
         checkpoint_activations: bool = False,
+        distance_bias: bool = False,
         backbone_head: BackboneAtomHead | None = None,
     ) -> None:
         super().__init__(timesteps)
@@ -146,6 +157,7 @@ class IPADenoiser(StructureDenoiser):
             DenoiserLayer(d, d_pair, heads, d_head, query_points, value_points, ffn, update_hidden, d_film)
             for _ in range(layers)
         )
+        self.distance_bias = DistanceBias(layers, heads, d_film) if distance_bias else None
         self.backbone_head = backbone_head
         self.gate_frames(frame_confidence)
 
@@ -171,10 +183,23 @@ class IPADenoiser(StructureDenoiser):
         single = single + self.time(sinusoids(time, self.d_time))
         single = single.to(x_t.dtype)  # the residual stream stays in full precision under autocast
         film = sinusoids(time.squeeze(-1), self.d_film)
-        biases = prepared.pair_bias or (None,) * len(self.layers)
-        for layer, bias in zip(self.layers, biases, strict=True):
+        nothing = (None,) * len(self.layers)
+        biases = prepared.pair_bias or nothing
+        distances = (
+            nothing
+            if self.distance_bias is None
+            else self._from_distances(x_t, film, mask, previous, use_previous)
+        )
+        for layer, *bias in zip(self.layers, biases, distances, strict=True):
             single, frames = run_block(
-                layer, single, frames, condition.pair, film, mask, bias, recompute=self.checkpoint_activations
+                layer,
+                single,
+                frames,
+                condition.pair,
+                film,
+                mask,
+                *bias,
+                recompute=self.checkpoint_activations,
             )
         if self.discard_rotation:
             frames = ca_frames(frames.translation, mask, condition.bonded)
@@ -188,6 +213,29 @@ class IPADenoiser(StructureDenoiser):
 
     def _projected(self, condition: Condition) -> Float[Tensor, "b l d"]:
         return self.single(keep(condition.single, condition.mask))
+
+    def _from_distances(
+        self,
+        x_t: Tensor,
+        film: Tensor,
+        mask: Tensor,
+        previous: Denoised | None,
+        use_previous: Tensor | None,
+    ) -> tuple[Float[Tensor, "b h i j"], ...]:
+        """What distances add to each layer's logits."""
+        assert self.distance_bias is not None  # asked only where it is there
+        estimate = None if previous is None else keep(previous.x0.to(x_t.dtype), mask)
+        if estimate is not None and use_previous is not None:
+            estimate = torch.where(use_previous[:, None, None], estimate, 0.0)
+        bias = run_block(
+            self.distance_bias,
+            keep(x_t, mask),
+            film,
+            estimate,
+            use_previous,
+            recompute=self.checkpoint_activations,
+        )
+        return tuple(bias)
 
     def _start(
         self,
