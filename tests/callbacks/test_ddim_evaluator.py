@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from minifold_pl.callbacks import ddim_evaluator
 from minifold_pl.callbacks.checkpoints import BestCheckpoint, ResumeCheckpoint
 from minifold_pl.callbacks.ddim_evaluator import DDIMEvaluator
+from minifold_pl.callbacks.ddim_scores import choose_chains
 from minifold_pl.callbacks.ema import EMA
 from minifold_pl.callbacks.patience import Patience
 from minifold_pl.modules.diffusion import DiffusionModule
@@ -209,7 +209,7 @@ def test_the_same_weights_score_the_same_again_and_batches_do_not_matter(train_d
         for size in (1, 3, 3):
             again = DDIMEvaluator(**{**SMALL, "batch_size": size})
             chains = trainer.datamodule.validation_chains
-            chosen = ddim_evaluator.choose_chains(chains, 3, 0)
+            chosen = choose_chains(chains, 3, 0)
             rows, _ = again._scores(trainer, module, chains, chosen, 0)
             found.append(rows)
     for row, cells in found[0].items():
@@ -265,7 +265,7 @@ def test_a_stop_between_batches_leaves_and_the_validation_is_repeated_whole(
     evaluator = DDIMEvaluator(**SMALL)
     with pytest.raises(stop.RunInterrupted, match="SIGTERM"):
         train_diffusion(evaluator, max_epochs=1)
-    assert evaluator.state_dict() == {"history": []}
+    assert evaluator.state_dict() == {"history": [], "unwritten": []}
     assert not (tmp_path / "ddim.jsonl").exists()
 
 
@@ -301,15 +301,35 @@ def test_an_evaluation_that_was_cut_off_after_its_row_was_written_is_done_again(
     assert [record["step"] for record in records(tmp_path)] == [2, 4]
 
 
-def test_a_step_has_one_row_and_future_or_broken_ones_go(tmp_path) -> None:
-    path = tmp_path / "ddim.jsonl"
-    for step, value in ((2, "a"), (4, "b"), (4, "c"), (6, "d")):
-        ddim_evaluator._replace(path, {"step": step, "value": value})
-    assert [record["value"] for record in records(tmp_path)] == ["a", "c", "d"]
-    with open(path, "a") as file:
-        file.write('{"step": 3')
-    ddim_evaluator._forget_after(path, 4)
-    assert [record["value"] for record in records(tmp_path)] == ["a", "c"]
+def test_a_disk_that_takes_nothing_for_a_while_costs_the_samples_and_no_record(
+    train_diffusion, tmp_path
+) -> None:
+    class Clear(pl.Callback):
+        def on_train_epoch_start(self, trainer, *_) -> None:
+            if trainer.current_epoch == 2:
+                assert not (tmp_path / "ddim.jsonl").is_file()
+                (tmp_path / "ddim.jsonl").rmdir()
+                (tmp_path / "samples").unlink()
+
+    (tmp_path / "ddim.jsonl").mkdir()
+    (tmp_path / "samples").write_text("in the way")
+    with pytest.warns(UserWarning, match="ddim.jsonl cannot be written"):
+        train_diffusion(DDIMEvaluator(**SMALL), Clear(), max_epochs=3)
+    assert [record["step"] for record in records(tmp_path)] == [2, 4, 6]
+    assert [folder.name for folder in (tmp_path / "samples").iterdir()] == ["epoch-003"]
+
+
+def test_records_that_were_not_written_when_a_run_ended_are_in_its_checkpoint(
+    train_diffusion, tmp_path
+) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    (tmp_path / "ddim.jsonl").mkdir()
+    with pytest.warns(UserWarning, match="ddim.jsonl cannot be written"):
+        train_diffusion(DDIMEvaluator(**SMALL), ResumeCheckpoint(), max_epochs=2)
+    (tmp_path / "ddim.jsonl").rmdir()
+    last = str(checkpoints / "resume-00000004.ckpt")
+    train_diffusion(DDIMEvaluator(**SMALL), ResumeCheckpoint(), max_epochs=3, ckpt_path=last)
+    assert [record["step"] for record in records(tmp_path)] == [2, 4, 6]
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
@@ -10,16 +9,17 @@ from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from minifold_pl.callbacks import ddim_scores
+from minifold_pl.callbacks.ddim_records import DDIMRecords
 from minifold_pl.callbacks.ddim_scores import MODEL, SEQUENCE, Rows, choose_chains, share_of
 from minifold_pl.callbacks.ddim_table import print_table, summary_line
 from minifold_pl.callbacks.ema import EMA
 from minifold_pl.callbacks.finding import callbacks_of
 from minifold_pl.callbacks.leaving import Boundaries
 from minifold_pl.callbacks.structure_files import write_structures
-from minifold_pl.checkpoint.atomic import atomic_write_text
 from minifold_pl.data.collate import collate
 from minifold_pl.data.dataset import ChainDataset
 from minifold_pl.metrics.bootstrap import Interval, bootstrap_interval
@@ -28,7 +28,6 @@ from minifold_pl.modules.ranks import from_all_ranks
 from minifold_pl.modules.sampling import SamplerConfig
 from minifold_pl.modules.structures import closed
 
-RECORDS = "ddim.jsonl"
 _LOGGED = ("ddim/", "baseline/", f"{SEQUENCE}/", f"{SEQUENCE}_gain/")
 """How the names of logged values begin."""
 
@@ -103,6 +102,8 @@ class DDIMEvaluator(pl.Callback):
         self.seed = seed
         self._history: list[dict[str, Any]] = []
         self._unfinished: dict[str, Any] | None = None
+        self._records = DDIMRecords()
+        self._unwritten: list[dict[str, Any]] = []
         self._rows: dict[str, dict[str, Interval]] = {}
         self._baselines: Rows | None = None
 
@@ -110,11 +111,14 @@ class DDIMEvaluator(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The evaluations of finished validations; one that is cut off is repeated."""
-        return {"history": list(self._history)} if self.every_n_epochs else {}
+        if not self.every_n_epochs:
+            return {}
+        return {"history": list(self._history), "unwritten": self._records.waiting}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with them."""
         self._history = list(state_dict.get("history", ()))
+        self._unwritten = list(state_dict.get("unwritten", ()))
 
     # --- when ------------------------------------------------------------------------------------
 
@@ -142,7 +146,7 @@ class DDIMEvaluator(pl.Callback):
         self._history = [past for past in self._history if past["step"] <= trainer.global_step]
         self._unfinished = None
         if trainer.is_global_zero:
-            _forget_after(self._records(trainer), trainer.global_step)
+            self._records.take_up(_folder(trainer), trainer.global_step, self._unwritten)
 
     def on_validation_batch_end(
         self,
@@ -169,8 +173,13 @@ class DDIMEvaluator(pl.Callback):
             self._history.append(self._unfinished)
             self._unfinished = None
 
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Try again to write what the disk did not take."""
+        self._records.write(_folder(trainer))
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the last evaluation as a table."""
+        self._records.write(_folder(trainer))
         if self._rows and trainer.is_global_zero:
             print_table(self._title(pl_module), self._rows)
 
@@ -220,7 +229,7 @@ class DDIMEvaluator(pl.Callback):
                 },
             }
             self._write(trainer, module, chains, saved)
-            _replace(self._records(trainer), record)
+            self._records.add(_folder(trainer), record)
             print(f"  {summary_line(len(chosen), self._rows)}", flush=True)
         values = named_values(self._rows)
         for monitor in _monitored(trainer):
@@ -266,13 +275,12 @@ class DDIMEvaluator(pl.Callback):
             for structure, tokens, bonded in zip(saved.values(), batch.tokens, batch.bonded, strict=True)
         ]
         settings = ", ".join(f"{name} {value}" for name, value in self._settings(trainer, module).items())
-        folder = Path(trainer.default_root_dir) / "samples" / f"epoch-{trainer.current_epoch + 1:03d}"
-        write_structures(
-            folder, batch, written, set(), [f"DDIM, optimizer step {trainer.global_step}, {settings}"]
-        )
-
-    def _records(self, trainer: pl.Trainer) -> Path:
-        return Path(trainer.default_root_dir) / RECORDS
+        folder = _folder(trainer) / "samples" / f"epoch-{trainer.current_epoch + 1:03d}"
+        remark = f"DDIM, optimizer step {trainer.global_step}, {settings}"
+        try:
+            write_structures(folder, batch, written, set(), [remark])
+        except OSError as error:
+            rank_zero_warn(f"the samples of {folder} cannot be written ({error}); training goes on without")
 
     def _settings(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
         assert isinstance(module, DiffusionModule)
@@ -314,6 +322,10 @@ def _monitored(trainer: pl.Trainer) -> set[str]:
 def intervals(scores: Mapping[str, Tensor]) -> dict[str, Interval]:
     """Mean and 95 % bootstrap interval of each score."""
     return {name: bootstrap_interval(values) for name, values in scores.items()}
+
+
+def _folder(trainer: pl.Trainer) -> Path:
+    return Path(trainer.default_root_dir)
 
 
 class _Share(NamedTuple):
@@ -368,31 +380,3 @@ def _validation_chains(trainer: pl.Trainer) -> ChainDataset:
 def _plain(cell: Interval) -> dict[str, float | None]:
     """JSON has no NaN."""
     return {k: v if isfinite(v) else None for k, v in cell._asdict().items()}
-
-
-def _forget_after(path: Path, step: int) -> None:
-    lines = _lines(path)
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    if len(kept) != len(lines):
-        atomic_write_text(path, "".join(kept))
-
-
-def _replace(path: Path, record: Mapping[str, Any]) -> None:
-    """Add a record; of one step there is one."""
-    kept = [line for line in _lines(path) if json.loads(line)["step"] != record["step"]]
-    atomic_write_text(path, "".join([*kept, json.dumps(record) + "\n"]))
-
-
-def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [line for line in lines if _is_record(line)]
-
-
-def _is_record(line: str) -> bool:
-    """A line that a kill cut off is none."""
-    try:
-        return line.endswith("\n") and "step" in json.loads(line)
-    except json.JSONDecodeError:
-        return False
