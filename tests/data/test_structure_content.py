@@ -4,9 +4,17 @@ import zlib
 import numpy as np
 import pytest
 
+from minifold_pl.data import structure_content
 from minifold_pl.data.structure_content import StructureFileError, unpacked
 
 TEXT = b"ATOM      1  N   MET A   1      27.340  24.430   2.614\n" * 300
+
+
+@pytest.fixture(autouse=True, params=["zlib", "isal"])
+def library(request, monkeypatch):
+    """Each test with zlib alone, and with the faster library where it is installed: nothing else may differ."""
+    fast = pytest.importorskip("isal.isal_zlib") if request.param == "isal" else None
+    monkeypatch.setattr(structure_content, "_FAST", fast)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
@@ -50,3 +58,11 @@ def test_what_is_unpacked_is_what_zlib_unpacks_member_by_member():
         else:
             with pytest.raises(StructureFileError, match="damaged gzip"):
                 unpacked(data)
+
+
+def test_flags_that_no_gzip_file_has_are_refused():
+    packed = bytearray(gzip.compress(TEXT))
+    for flag in (0x20, 0x40, 0x80):
+        packed[3] = flag
+        with pytest.raises(StructureFileError, match="damaged gzip.*unknown header flags"):
+            unpacked(bytes(packed))
