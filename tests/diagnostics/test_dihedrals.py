@@ -43,18 +43,19 @@ def test_predicted_pairs_are_counted_where_the_truth_is_known_and_repeat_for_a_s
     module = instantiate_model("v14_small.yaml").eval()
     sampler = replace(module.sampler, steps=2)
     settings = {"seed": 3, "batch_size": 2}
-    phi_psi = dihedrals.predicted_phi_psi_pairs(module, helices, sampler, **settings)
-    assert len(phi_psi[dihedrals.SAMPLES]) == len(dihedrals.true_phi_psi_pairs(helices))
+    phi_psi = dihedrals.predicted_phi_psi_pairs(module, helices, sampler, t=100, **settings)
+    assert {len(pairs) for pairs in phi_psi.values()} == {len(dihedrals.true_phi_psi_pairs(helices))}
+    assert set(phi_psi) == {dihedrals.SAMPLES, dihedrals.ONE_STEP}
     pseudo = dihedrals.predicted_pseudo_pairs(module, helices, sampler, t=100, **settings)
     assert {len(pairs) for pairs in pseudo.values()} == {len(dihedrals.true_pseudo_pairs(helices))}
-    again = dihedrals.predicted_phi_psi_pairs(module, helices, sampler, **settings)
+    again = dihedrals.predicted_phi_psi_pairs(module, helices, sampler, t=100, **settings)
     np.testing.assert_array_equal(phi_psi[dihedrals.SAMPLES], again[dihedrals.SAMPLES])
 
 
 def test_a_model_of_calpha_alone_has_no_phi_and_psi(helices):
     module = instantiate_model("v13_small.yaml").eval()
     with pytest.raises(ValueError, match="Cα alone"):
-        dihedrals.predicted_phi_psi_pairs(module, helices, module.sampler, seed=0, batch_size=2)
+        dihedrals.predicted_phi_psi_pairs(module, helices, module.sampler, t=100, seed=0, batch_size=2)
 
 
 def test_principal_components_are_those_of_the_covariance_and_are_not_mirrored():

@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from minifold_pl.data.dataset import ChainDataset
     from minifold_pl.data.store import ChainStore
     from minifold_pl.metrics.bootstrap import Interval
+    from minifold_pl.modules.sampling import SamplerConfig
 
 SUMMARY = "summary.json"
 PER_CHAIN = "per_chain.csv"
 OTHER_ROWS = "per_chain_other_rows.csv"
+FIGURES = "figures.npz"
 _NOTES = {
     "diffusion": "tm_score and gdt_ts are maximised over superpositions: unrelated chains score about 0.17 TM, 0.5 "
     "means the same fold. tm_kabsch is TM in the pose of least RMSD: unrelated chains score about 0.10. lDDT "
@@ -61,23 +63,38 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--num-samples", type=positive, default=1, metavar="N", help="structures a chain (default 1)"
     )
+    parser.add_argument(
+        "--structures", type=_count, metavar="N",
+        help="write the samples of this many chains, spread over the lengths, as PDB files superposed on their truths "
+        "(default 24; 0: none)",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace results in --out")
     add_sampler_arguments(parser)
     parser.set_defaults(run=run)
     return parser
 
 
+def _count(text: str) -> int:
+    """The type of an option that counts and may be 0."""
+    return 0 if text.strip() == "0" else positive(text)
+
+
 def run(args: argparse.Namespace) -> int:
     """Score, write and show."""
     store = _open(args.data)
-    refuse_overwriting(args.out, [SUMMARY, PER_CHAIN, OTHER_ROWS], overwrite=args.overwrite)
+    refuse_overwriting(args.out, [SUMMARY, PER_CHAIN, OTHER_ROWS, FIGURES], overwrite=args.overwrite)
+    from minifold_pl.cli.evaluate_figures import encoder_results
+
     module, checkpoint = load_model(args)
     settings: dict[str, Any] = {"seed": args.seed, "batch_size": args.batch_size}
     more: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     with told_to_the_user(exit_code=2):
         dataset = _dataset(store, args.split, module, args, limit=args.limit)
     if module.stage == "diffusion":
         from minifold_pl.cli.evaluate_backbones import BackboneScores
+        from minifold_pl.cli.evaluate_figures import DihedralsOfSamples
+        from minifold_pl.cli.evaluate_files import DEFAULT, StructureFiles
         from minifold_pl.cli.evaluate_structures import SEES_ANSWER, score_structures
         from minifold_pl.data.dataset import ChainDataset
 
@@ -85,17 +102,28 @@ def run(args: argparse.Namespace) -> int:
         settings |= {**asdict(sampler), "num_samples": args.num_samples}
         sees_answer: Sequence[str] = SEES_ANSWER
         backbones = BackboneScores() if module.needs == "backbone" else None
+        dihedrals = DihedralsOfSamples(module.noise_schedule.timesteps, drawn_as(sampler, args.seed))
+        files = StructureFiles(
+            args.out, dataset, DEFAULT if args.structures is None else args.structures,
+            f"Made by minifold-pl evaluate from checkpoint sha256 {checkpoint['sha256'][:16]}, seed {args.seed}.",
+        )  # fmt: skip
         pool = ChainDataset(store, args.split)
         with module.sharing_trunks(), progress("sampling", len(dataset) * args.num_samples) as advance:
             chains, scores = score_structures(
                 module, dataset, pool, sampler, seed=args.seed, num_samples=args.num_samples,
-                batch_size=args.batch_size, advance=advance, backbones=backbones,
+                batch_size=args.batch_size, advance=advance, backbones=backbones, dihedrals=dihedrals, files=files,
             )  # fmt: skip
+        more, arrays = dihedrals.results()
+        more |= files.results()
         if backbones is not None:
             more["ramachandran"] = backbones.summary()
     else:
         from minifold_pl.cli.evaluate_contacts import score_contacts
 
+        if args.structures:
+            raise UserError(
+                f"--structures: {args.ckpt} is of the first stage, which samples none", exit_code=2
+            )
         sees_answer = ()
         with told_to_the_user():
             train = _dataset(store, "train", module, args)
@@ -105,6 +133,9 @@ def run(args: argparse.Namespace) -> int:
                 module, dataset, train, batch_size=args.batch_size, advance=advance
             )
 
+    of_encoder, more_arrays = encoder_results(module, dataset, batch_size=args.batch_size, seed=args.seed)
+    more |= of_encoder
+    arrays |= more_arrays
     intervals = _intervals(scores, args.seed)
     content = {
         "checkpoint": checkpoint,
@@ -128,10 +159,15 @@ def run(args: argparse.Namespace) -> int:
         },
         **more,
     }
-    _write(args.out, chains, scores, content)
+    _write(args.out, chains, scores, content, arrays)
     with output_told():
         show(intervals, module.stage, sees_answer, content)
     return 0
+
+
+def drawn_as(sampler: SamplerConfig, seed: int) -> str:
+    """How samples were drawn, as figures say it."""
+    return f"{sampler.steps} steps, η {sampler.eta:g}, guidance {sampler.guidance:g}, seed {seed}"
 
 
 def _open(path: Path) -> ChainStore:
@@ -185,9 +221,11 @@ def _write(
     chains: Sequence[Mapping[str, Any]],
     scores: Mapping[str, Mapping[str, Sequence[float]]],
     content: Mapping[str, Any],
+    arrays: Mapping[str, Any],
 ) -> None:
-    from minifold_pl.checkpoint.atomic import atomic_write_text
+    from minifold_pl.checkpoint.atomic import atomic_write, atomic_write_text
     from minifold_pl.export.manifest import manifest_text
+    from minifold_pl.results.figure_data import arrays_bytes
 
     model, *others = scores
     per_chain = [{**chain, **_at(scores[model], i)} for i, chain in enumerate(chains)]
@@ -199,6 +237,8 @@ def _write(
     try:
         atomic_write_text(out / PER_CHAIN, _csv(per_chain))
         atomic_write_text(out / OTHER_ROWS, _csv(other_rows))
+        packed = arrays_bytes(arrays)
+        atomic_write(out / FIGURES, lambda file: file.write(packed))
         # Last: who finds a summary finds everything.
         atomic_write_text(out / SUMMARY, manifest_text("evaluate", content))
     except OSError as error:

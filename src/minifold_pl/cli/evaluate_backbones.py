@@ -40,7 +40,7 @@ class BackboneScores:
         """Score → (s, b), and their φ and ψ are kept."""
         known, scores = batch.atom_mask & batch.residue_mask[..., None], []
         for backbone in backbones:
-            self._model.append(phi_psi_pairs(backbone, known, batch.bonded))
+            self._model.append(_known_pairs(backbone, known, batch.bonded))
             scores.append(
                 {
                     "backbone_rmsd": rmsd(
@@ -56,7 +56,7 @@ class BackboneScores:
     def of_truth(self, batch: ProteinBatch) -> dict[str, Tensor]:
         """Score → (b), and its φ and ψ are kept."""
         known = batch.atom_mask & batch.residue_mask[..., None]
-        self._truth.append(phi_psi_pairs(batch.coords, known, batch.bonded))
+        self._truth.append(_known_pairs(batch.coords, known, batch.bonded))
         return {name: share.double() for name, share in _shares(batch.coords, known, batch.bonded).items()}
 
     def summary(self) -> dict[str, Any]:
@@ -85,6 +85,12 @@ def told(ramachandran: dict[str, Any]) -> str:
         f"{ramachandran['jensen_shannon_distance']:.3f}, of as many residues of the truth itself "
         f"{ramachandran['jensen_shannon_distance_of_as_many_true_pairs']:.3f}"
     )
+
+
+def _known_pairs(backbone: Tensor, known: Tensor, bonded: Tensor) -> np.ndarray:
+    """φ and ψ without those of a sample that is not finite, which lie nowhere."""
+    pairs = phi_psi_pairs(backbone, known, bonded)
+    return pairs[np.isfinite(pairs).all(-1)]
 
 
 def _shares(backbone: Tensor, known: Tensor, bonded: Tensor) -> dict[str, Tensor]:

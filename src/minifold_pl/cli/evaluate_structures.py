@@ -13,6 +13,8 @@ from torch import Tensor
 
 from minifold_pl.callbacks.ddim_scores import x0_tm
 from minifold_pl.cli.evaluate_backbones import BackboneScores
+from minifold_pl.cli.evaluate_figures import DihedralsOfSamples
+from minifold_pl.cli.evaluate_files import StructureFiles
 from minifold_pl.cli.generation import draw, like_lengths, out_of_memory_told
 from minifold_pl.constants import CA_ATOM
 from minifold_pl.data.collate import collate
@@ -52,6 +54,8 @@ def score_structures(
     batch_size: int,
     advance: Callable[[int], None],
     backbones: BackboneScores | None = None,
+    dihedrals: DihedralsOfSamples | None = None,
+    files: StructureFiles | None = None,
 ) -> tuple[list[dict[str, Any]], Scores]:
     """Sample every chain of ``dataset`` and score the samples and the baselines.
 
@@ -67,6 +71,8 @@ def score_structures(
         batch_size: Chains at a time.
         advance: Called with the number of structures finished.
         backbones: For a module that predicts N, C and O: its scores stand beside the others, and it keeps φ and ψ.
+        dihedrals: Keeps those of truth, samples and one-step guesses.
+        files: Writes the samples of some chains.
 
     Returns:
         Name, length and observed residues of each chain, and the scores. The model and the Wiener smoother, which knows
@@ -87,15 +93,20 @@ def score_structures(
             advance(len(batch))
         samples = _padded([[chain.ca for chain in row] for row in drawn], batch.ca)
         others, known = _other_chains(batch, pool, traces_of_all, dataset.indices[indices].tolist(), seed)
-        more = {}
+        more: dict[str, Tensor] = {}
+        atoms = None
         if backbones is not None:
             atoms = _padded([[chain.coords for chain in row] for row in drawn], batch.coords)
             moved = torch.tensor([[chain.ca_moved for chain in row] for row in drawn])
             more = backbones.of_model(batch, atoms, moved)
-        found = _sampled_scores(batch, samples, others, known, more)
+        found, by_sample = _sampled_scores(batch, samples, others, known, more)
+        if files is not None:
+            files.add(batch.names, drawn, by_sample)
+        if dihedrals is not None:
+            dihedrals.add_samples(batch, samples, atoms)
         if backbones is not None:
             found[comparison.TRUTH] |= backbones.of_truth(batch)
-        for row, one_step_scores in _one_step_scores(module, batch, seed).items():
+        for row, one_step_scores in _one_step_scores(module, batch, seed, dihedrals).items():
             found[row] = found.get(row, {}) | one_step_scores
         for row, by_score in found.items():
             for name, values in by_score.items():
@@ -111,15 +122,15 @@ def _sampled_scores(
     others: Float[Tensor, "1 b l 3"],
     known: Tensor,
     more: Mapping[str, Float[Tensor, "s b"]],
-) -> dict[str, dict[str, Tensor]]:
-    """Row → score → (b); ``more`` scores of the samples stand in the model's row."""
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Float[Tensor, "s b"]]]:
+    """Row → score → (b), and score → (s, b) of every sample; ``more`` scores of these stand in the model's row."""
     guesses = {MODEL: samples, OTHER: others, **baseline_guesses(batch.ca, batch.ca_mask)}
     scored = score_guesses(guesses, batch.ca, batch.ca_mask, batch.bonded)
     scored[MODEL] |= more
     rows = {row: {name: values.mean(0) for name, values in scored[row].items()} for row in scored}
     rows[OTHER] = {name: values.where(known, torch.nan) for name, values in rows[OTHER].items()}
     if len(samples) == 1:
-        return rows
+        return rows, scored[MODEL]
     agreement = torch.stack(
         [sample_agreement(samples[:, k, :length]).mean(-1) for k, length in enumerate(batch.lengths.tolist())]
     ).double()
@@ -129,7 +140,7 @@ def _sampled_scores(
     best_row = {name: values[best, chain] for name, values in scored[MODEL].items()}
     best_row["agreement"] = agreement[chain, best]
     model = rows.pop(MODEL)
-    return {MODEL: model, BEST: best_row, **rows}
+    return {MODEL: model, BEST: best_row, **rows}, {**scored[MODEL], "agreement": agreement.T}
 
 
 def _padded(drawn: Sequence[Sequence[Tensor]], like: Tensor) -> Tensor:
@@ -141,13 +152,17 @@ def _padded(drawn: Sequence[Sequence[Tensor]], like: Tensor) -> Tensor:
     return padded
 
 
-def _one_step_scores(module: Any, batch: ProteinBatch, seed: int) -> dict[str, dict[str, Tensor]]:
+def _one_step_scores(
+    module: Any, batch: ProteinBatch, seed: int, dihedrals: DihedralsOfSamples | None
+) -> dict[str, dict[str, Tensor]]:
     """TM of x̂0 from noise of several levels: the model's, and that of the best guess without a sequence."""
     times = dashboard_times(module.noise_schedule.timesteps)
     device = next(module.parameters()).device
     with torch.inference_mode(), out_of_memory_told():
         # As many noised copies at a time as chains are sampled.
         step = one_step(module, batch.to(device), times, seed=seed, chains_at_once=len(batch))
+    if dihedrals is not None:
+        dihedrals.add_one_step(batch, step)
     unit = None if step.unit is None else step.unit.cpu()
     found: dict[str, dict[str, Tensor]] = {MODEL: {}, WIENER: {}}
     for t, x0, noised in zip(times, step.x0.cpu(), step.noised.cpu(), strict=True):

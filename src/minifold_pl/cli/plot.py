@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 PICTURES = (".png", ".svg", ".pdf")
 _SAMPLED_CHAINS = 32
 _RUN = "a run folder"
-_CKPT = "a checkpoint, or a run folder, whose best one is taken"
+_CKPT = (
+    "a checkpoint, or a run folder, whose best one is taken; or the folder of an evaluation: its chains, samples and "
+    "numbers are drawn, and no model runs"
+)
 
 _KINDS: dict[str, tuple[str, str, str]] = {
     "losses": (
@@ -138,7 +141,7 @@ def _add_ramachandran(parser: argparse.ArgumentParser) -> None:
         help="Cα dihedrals (default), or φ and ψ of a model of the whole backbone",
     )  # fmt: skip
     parser.add_argument(
-        "--t", type=positive, default=100, metavar="T", help="timestep of the one-step estimate (default 100)"
+        "--t", type=positive, default=75, metavar="T", help="timestep of the one-step estimate (default 75)"
     )
     add_sampler_arguments(parser)
 
@@ -167,7 +170,7 @@ def _add_structure(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser, chains: int | None) -> None:
-    parser.add_argument("ckpt", metavar="CHECKPOINT", type=Path, help=_CKPT)
+    parser.add_argument("ckpt", metavar="CHECKPOINT|RUN|EVALUATION", type=Path, help=_CKPT)
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="a prepared data set (default: that of the run)"
     )

@@ -86,30 +86,36 @@ def predicted_phi_psi_pairs(
     chains: ChainDataset,
     sampler: SamplerConfig,
     *,
+    t: int,
     seed: int,
     batch_size: int,
     advance: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Pairs]:
-    """φ and ψ of a sample of every chain, as it is written, at the residues at which those of the truth are known.
+    """φ and ψ of a sample of every chain, as it is written, and of the backbone guessed in one step from ``t``.
 
-    Samples are those that ``evaluate`` scores for the same seed; what is not finite is left out.
+    At the residues at which those of the truth are known. The guess is taken as the model places its atoms, not closed
+    to ideal peptides. Samples are those that ``evaluate`` scores for the same seed; what is not finite is left out.
 
     Raises:
-        ValueError: The model predicts Cα alone.
+        ValueError: The model predicts Cα alone, or ``t`` is out of range.
     """
     if module.needs != "backbone":
         raise ValueError("this model predicts Cα alone, which has no φ and ψ; draw its Cα dihedrals instead")
-    found = []
+    found: dict[str, list[Pairs]] = {SAMPLES: [], ONE_STEP: []}
     for batch in batches(chains, batch_size, module.device):
         keys = [f"{name}/0" for name in batch.names]
         with torch.inference_mode():
             drawn = final_structures(module.sample(batch, sampler, seed=seed, keys=keys), batch)
+            guessed = one_step(module, batch, (t,), seed=seed).atoms
+        assert guessed is not None  # a model that needs backbones predicts them
+        mask, bonded_all = batch.atom_mask.cpu(), batch.bonded.cpu()
         for row, chain in enumerate(drawn):
             length = len(chain.coords)
-            known, bonded = batch.atom_mask[row, None, :length].cpu(), batch.bonded[row, None, :length].cpu()
-            found.append(_finite(torch.from_numpy(phi_psi_pairs(chain.coords[None], known, bonded))))
+            known, bonded = mask[row, None, :length], bonded_all[row, None, :length]
+            found[SAMPLES].append(finite_pairs(phi_psi_pairs(chain.coords[None], known, bonded)))
+        found[ONE_STEP].append(finite_pairs(phi_psi_pairs(guessed[0].float().cpu(), mask, bonded_all)))
         advance(len(batch))
-    return {SAMPLES: np.concatenate(found)}
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def pseudo_pairs(ca: Float[Tensor, "b l 3"], mask: Bool[Tensor, "b l"], bonded: Bool[Tensor, "b l"]) -> Pairs:
@@ -119,8 +125,9 @@ def pseudo_pairs(ca: Float[Tensor, "b l 3"], mask: Bool[Tensor, "b l"], bonded: 
     angles = torch.rad2deg(pseudo_dihedrals(ca.double()))
     whole = quartet_mask(mask, bonded)
     pairs = torch.stack((angles[:, :-1], angles[:, 1:]), -1)
-    return _finite(pairs[whole[:, :-1] & whole[:, 1:]])
+    return finite_pairs(pairs[whole[:, :-1] & whole[:, 1:]].numpy())
 
 
-def _finite(pairs: Tensor) -> Pairs:
-    return pairs[pairs.isfinite().all(-1)].numpy()
+def finite_pairs(pairs: Pairs) -> Pairs:
+    """Those of which both angles are numbers."""
+    return pairs[np.isfinite(pairs).all(-1)]

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from minifold_pl.diffusion.draws import centered_noise, keyed_generator
 from minifold_pl.diffusion.process import add_noise
-from minifold_pl.geometry.frames import ca_frames
+from minifold_pl.geometry.frames import ca_frames, to_global
 from minifold_pl.geometry.units import center, to_angstrom, to_model_units
 from minifold_pl.losses.objective import final_weights
 from minifold_pl.losses.reduction import PerChain
 from minifold_pl.modules.diffusion import DiffusionModule, Draws
-from minifold_pl.types import ProteinBatch, StructurePrediction, StructureTarget
+from minifold_pl.types import Frames, ProteinBatch, StructurePrediction, StructureTarget
 
 DASHBOARD: Final = (25, 75, 225, 475, 725, 975)
 """Timesteps of 1000 at which models are compared: nearly clean, up to nearly pure noise."""
@@ -45,6 +45,8 @@ class OneStep(NamedTuple):
     """Every loss term, (k b)."""
     structural: tuple[str, ...]
     """The terms that look at x̂0 or its rotations; the others depend on the sequence alone."""
+    atoms: Float[Tensor, "k b l 4 3"] | None = None
+    """N, Cα, C and O as the model places them (not closed to ideal peptides), Å; None of a model of Cα alone."""
 
     def structure_loss(self, weights: Mapping[str, float]) -> Float[Tensor, "k b"]:
         """Weighted sum of the structural terms of each chain; one that a chain has nothing to count for adds 0."""
@@ -103,6 +105,7 @@ def one_step(
     times = check_times(times, module.noise_schedule.timesteps)
     truth = module.target(batch)
     found: list[tuple[Tensor, Tensor, dict[str, PerChain]]] = []
+    backbones: list[Tensor] = []
     structural: tuple[str, ...] = ()
     for part in _parts(times, max(1, chains_at_once // len(batch))):
         draws = _draws(batch, part, seed)
@@ -124,6 +127,9 @@ def one_step(
             structural = _structural(module, prediction, target, terms, draws.noise)
         x0 = center(prediction.x0.float(), mask)
         found.append((to_angstrom(x0, unit), to_angstrom(noised, unit), terms))
+        if prediction.local_atoms is not None and estimate is None:
+            frames = Frames(prediction.rotation.float().unsqueeze(2), x0.unsqueeze(2))
+            backbones.append(to_angstrom(to_global(frames, prediction.local_atoms.float()), unit))
     shape = (len(times), len(batch))
     return OneStep(
         times,
@@ -137,6 +143,7 @@ def one_step(
             for name in found[0][2]
         },
         structural,
+        torch.cat(backbones).unflatten(0, shape) if backbones else None,
     )
 
 

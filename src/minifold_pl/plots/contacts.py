@@ -43,6 +43,26 @@ class ContactPanel:
     """Such as its CATH class."""
     scores: Mapping[str, float] = field(default_factory=dict)
     """By the names of ``evaluate``; those of :data:`SHOWN` are written, NaN as a dash."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """``found``, ``missed`` and ``wrong`` as an evaluation wrote them; counted on the maps where empty."""
+
+
+def contact_counts(
+    contact: Bool[np.ndarray, "l l"], probability: Float[np.ndarray, "l l"], observed: Bool[np.ndarray, " l"]
+) -> dict[str, int]:
+    """Pairs that are found, missed, and predicted where there is no contact, at a probability above ½."""
+    return {name: int(which.sum()) for name, which in _outcomes(contact, probability, observed).items()}
+
+
+def _outcomes(contact: np.ndarray, probability: np.ndarray, observed: np.ndarray) -> dict[str, np.ndarray]:
+    """As maps below the diagonal."""
+    lower = np.tril(observed[:, None] & observed[None], -1)
+    predicted = (probability > 0.5) & lower
+    return {
+        "found": predicted & contact,
+        "missed": lower & contact & ~predicted,
+        "wrong": predicted & ~contact,
+    }
 
 
 def contact_figure(panels: Sequence[ContactPanel], *, about: str = "", theme: ThemeName = "light") -> Figure:
@@ -92,15 +112,11 @@ def _draw_prediction(made: Look, axes: Axes, panel: ContactPanel) -> Any:
         interpolation="nearest",
     )
     _fill(axes, ~known, made.theme.grid)
-    lower = np.tril(known, -1)
-    predicted = (panel.probability > 0.5) & lower
-    for which, colour, name in (
-        (predicted & panel.contact, made.colour(0), "found"),
-        (lower & panel.contact & ~predicted, made.colour(4), "missed"),
-        (predicted & ~panel.contact, made.colour(1), "wrong"),
-    ):
-        _fill(axes, which, colour)
-        axes.plot([], [], "s", color=colour, markersize=6, label=f"{name} {int(which.sum())}")
+    counts = panel.counts or contact_counts(panel.contact, panel.probability, panel.observed)
+    outcomes = _outcomes(panel.contact, panel.probability, panel.observed)
+    for (name, which), colour in zip(outcomes.items(), (0, 4, 1), strict=True):
+        _fill(axes, which, made.colour(colour))
+        axes.plot([], [], "s", color=made.colour(colour), markersize=6, label=f"{name} {counts[name]}")
     axes.legend(loc="lower left", handletextpad=0.2, borderpad=0.3)
     told = [
         f"{label} {panel.scores[name]:.3f}" if np.isfinite(panel.scores[name]) else f"{label} –"

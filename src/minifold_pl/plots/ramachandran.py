@@ -90,19 +90,33 @@ def dihedral_numbers(sets: Sequence[DihedralSet], kind: str = PSEUDO) -> tuple[D
 
 
 def ramachandran_figure(
-    sets: Sequence[DihedralSet], kind: str = PSEUDO, *, about: str = "", theme: ThemeName = "light"
+    sets: Sequence[DihedralSet],
+    kind: str = PSEUDO,
+    *,
+    numbers: Sequence[DihedralNumbers] = (),
+    about: str = "",
+    theme: ThemeName = "light",
 ) -> Figure:
     """Draw the density of two dihedrals, a panel a set, all on one scale; the first set is the truth.
 
     Each panel has its basins with their shares, and how far it is from the truth. Densities are relative to that of
     pairs spread evenly, on a logarithmic scale.
 
+    Args:
+        sets: The truth, then what is compared with it.
+        kind: Which dihedrals they are.
+        numbers: What an evaluation wrote of these sets; counted here where empty.
+        about: Stands below the title.
+        theme: ``light`` or ``dark``.
+
     Raises:
-        ValueError: As :func:`dihedral_numbers`.
+        ValueError: As :func:`dihedral_numbers`, or there are not as many numbers as sets.
     """
     from matplotlib.colors import LogNorm
 
-    numbers = dihedral_numbers(sets, kind)
+    numbers = numbers or dihedral_numbers(sets, kind)
+    if len(numbers) != len(sets):
+        raise ValueError(f"{len(sets)} sets of dihedrals have numbers of {len(numbers)}")
     side = _SQUARES[min(len(one.angles) for one in sets) >= _MANY]
     densities = [_density(one.angles, side) for one in sets]
     highest = max(float(density.max()) for density in densities)
