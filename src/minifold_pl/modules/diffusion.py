@@ -35,7 +35,7 @@ from minifold_pl.losses.trunk import TrunkLosses
 from minifold_pl.modules.band_losses import BandLosses, named_band_losses
 from minifold_pl.modules.base import CHECKPOINT_KEY, MinifoldModule
 from minifold_pl.modules.encoder_checkpoint import load_encoder
-from minifold_pl.modules.hidden_residues import hidden_residues
+from minifold_pl.modules.hidden_residues import hidden_residues, without_residues
 from minifold_pl.modules.init_from import NOWHERE, InitFrom
 from minifold_pl.modules.optim import LRSchedule, OptimizerConfig, ThreePhase
 from minifold_pl.modules.sampling import SamplerConfig
@@ -43,7 +43,9 @@ from minifold_pl.modules.trunk_teaching import ask, build_heads, freeze_idle_hea
 from minifold_pl.modules.trunks import Trunk, Trunks
 from minifold_pl.nn.contact_classifier import ContactClassifier
 from minifold_pl.nn.heads import DistanceHead, RgHead
+from minifold_pl.nn.null_condition import NullCondition
 from minifold_pl.nn.pair_stack import PairStack
+from minifold_pl.nn.recycling import Recycling, recycled
 from minifold_pl.nn.structure_denoiser import StructureDenoiser
 from minifold_pl.nn.trunk_heads import TrunkHeads
 from minifold_pl.types import (
@@ -93,6 +95,10 @@ class DiffusionModule(MinifoldModule):
             its size from ``rg_head``. The noise is of variance 1 in model units, the losses are in them.
         snr_gated_frames: Blend frames built from x_t towards the identity as the signal fades.
         scaled_start: Start the frames at √ᾱ x_t, the best linear guess of the clean chain, instead of at x_t.
+        null: What stands for no sequence: ``mask``, encoder and pair stack over MASK tokens, or ``learned``, features
+            of its own that cost no such pass.
+        recycles: Passes through the pair stack after the first, each with what the last one made of the sequence; in
+            training drawn from 0 to this number, batch by batch, with a gradient through the last alone.
         self_conditioning: Probability of a step with a first pass whose estimate starts the second.
         p_uncond: Probability, for each example, that its residues are replaced by MASK.
         loss_weights: Weight of each term; one with weight 0 is still logged.
@@ -131,6 +137,8 @@ class DiffusionModule(MinifoldModule):
         scale: Scale = "fixed",
         snr_gated_frames: bool = True,
         scaled_start: bool = False,
+        null: Literal["mask", "learned"] = "mask",
+        recycles: int = 0,
         self_conditioning: float = 0.25,
         p_uncond: float = 0.1,
         loss_weights: LossWeights = _V13_WEIGHTS,
@@ -158,6 +166,10 @@ class DiffusionModule(MinifoldModule):
         for name, count in (("noise_draws", noise_draws), ("val_draws", val_draws)):
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}")
+        if recycles < 0:
+            raise ValueError(f"recycles must be 0 or more, got {recycles}")
+        if null not in ("mask", "learned"):
+            raise ValueError(f"null is {null!r}; allowed are 'mask' and 'learned'")
         self.encoder = encoder
         self.pair_stack = pair_stack
         self.denoiser = denoiser
@@ -186,6 +198,10 @@ class DiffusionModule(MinifoldModule):
             )
         if denoising_weights is not None:
             self.loss_weights = by_term(self.loss_weights) | by_term(denoising_weights)
+        sizes = encoder.d_single, pair_stack.d_pair
+        self.null_condition = NullCondition(*sizes) if null == "learned" else None
+        self.recycles = recycles
+        self.recycling = Recycling(*sizes) if recycles else None
         self.trunk_heads: TrunkHeads | None = None
         if trunk_losses is not None and trunk_losses.weights:
             self.trunk_heads = build_heads(
@@ -272,10 +288,44 @@ class DiffusionModule(MinifoldModule):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
             return self.encoder.encode(tokens)
 
-    def condition(self, batch: ProteinBatch, features: SequenceFeatures) -> Condition:
-        """All that the denoiser needs to know of the sequences."""
-        pair = self.pair_stack(features, batch.residue_mask, batch.residue_index)
-        return Condition(features.single, pair, batch.residue_mask, batch.bonded)
+    def condition(
+        self,
+        batch: ProteinBatch,
+        features: SequenceFeatures,
+        tokens: Tensor | None = None,
+        recycles: int | None = None,
+    ) -> Condition:
+        """All that the denoiser needs to know of the sequences.
+
+        Args:
+            batch: Gives masks, residue places and bonds.
+            features: Of ``tokens``.
+            tokens: What the encoder has read; a chain of nothing but MASK gets the null condition. None: the batch's.
+            recycles: Passes after the first; None: all of them.
+        """
+        shown = batch.tokens if tokens is None else tokens
+        single, pair = self._known(features, shown, batch.residue_mask, batch.residue_index, recycles)
+        return Condition(single, pair, batch.residue_mask, batch.bonded)
+
+    def _known(
+        self,
+        features: SequenceFeatures,
+        tokens: Tensor,
+        mask: Tensor,
+        places: Tensor,
+        recycles: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Single and pair features for the denoiser: of the last pass, or of no sequence where none is shown."""
+        if self.recycling is None:
+            single, pair = features.single, self.pair_stack(features, mask, places)
+        else:
+            turns = self.recycles if recycles is None else recycles
+            single, pair = recycled(self.recycling, self.pair_stack, features, mask, places, recycles=turns)
+        if self.null_condition is not None:
+            null, (no_single, no_pair) = without_residues(tokens), self.null_condition(mask, places)
+            single = torch.where(null[:, None, None], no_single.to(single.dtype), single)
+            pair = torch.where(null[:, None, None, None], no_pair.to(pair.dtype), pair)
+        return single, pair
 
     def target(self, batch: ProteinBatch) -> StructureTarget:
         """The truth in model units."""
@@ -305,6 +355,7 @@ class DiffusionModule(MinifoldModule):
         target: StructureTarget,
         draws: Draws,
         self_condition: bool,
+        recycles: int | None = None,
     ) -> tuple[StructurePrediction, StructureTarget]:
         """Noise the chains and predict them again.
 
@@ -312,7 +363,7 @@ class DiffusionModule(MinifoldModule):
         through encoder and pair stack. The returned target is repeated to match.
         """
         features = self.encode(tokens)
-        condition = self.condition(batch, features)
+        condition = self.condition(batch, features, tokens, recycles)
         copies = len(draws.t) // len(batch)
         log_rg = self.rg_head(features.pooled, batch.residue_mask)
         distances = self.aux(features, batch.residue_mask, batch.residue_index, condition.pair)
@@ -361,12 +412,20 @@ class DiffusionModule(MinifoldModule):
         draws = self._training_draws(batch, epoch)
         step = keyed_generator(self.seed, "self_conditioning", epoch, batch_idx)
         again = bool(torch.rand((), generator=step) < self.self_conditioning)
-        prediction, target = self.predict_structure(batch, tokens, self.target(batch), draws, again)
+        recycles = self._recycles(epoch, batch_idx)
+        prediction, target = self.predict_structure(batch, tokens, self.target(batch), draws, again, recycles)
         terms = self.objective(prediction, target)
         weights = weights_at(self.loss_weights, epoch + 1)
         total = weighted_total(terms, weights)
         self.log_losses("loss", total, terms, weights, len(batch))
         return total
+
+    def _recycles(self, epoch: int, batch_idx: int) -> int:
+        if self.recycles == 0:
+            return 0
+        # The same on all ranks, so that none waits for another's further passes.
+        key = keyed_generator(self.seed, "recycles", epoch, batch_idx)
+        return int(torch.randint(self.recycles + 1, (), generator=key))
 
     def _drop_conditions(self, batch: ProteinBatch, epoch: int) -> Tensor:
         if self.p_uncond == 0:
@@ -492,8 +551,12 @@ class DiffusionModule(MinifoldModule):
             self._trunks = None
 
     def _trunk(self, tokens: Tensor, mask: Tensor, residue_index: Tensor) -> Trunk:
+        null = self.null_condition
+        if null is not None and bool(without_residues(tokens).all()):
+            single, pair = null(mask, residue_index)
+            return Trunk(single, pair, single.new_zeros(len(single), self.encoder.d_pooled))
         features = self.encode(tokens)
-        return Trunk(features.single, self.pair_stack(features, mask, residue_index), features.pooled)
+        return Trunk(*self._known(features, tokens, mask, residue_index), features.pooled)
 
     @torch.no_grad()
     def sample(

@@ -8,13 +8,18 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from minifold_pl.constants import AMINO_ACIDS, FIRST_RESIDUE, MASK, NO_LABEL
+from minifold_pl.constants import AMINO_ACIDS, CLS, EOS, FIRST_RESIDUE, MASK, NO_LABEL, PAD
 from minifold_pl.diffusion.draws import keyed_generator
 
 
 def amino_acids(tokens: Int[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
     """Which tokens are one of the 20 amino acids."""
     return (tokens >= FIRST_RESIDUE) & (tokens < FIRST_RESIDUE + len(AMINO_ACIDS))
+
+
+def without_residues(tokens: Int[Tensor, "b n"]) -> Bool[Tensor, " b"]:
+    """Chains of which no residue is shown, only MASK: the null condition."""
+    return (tokens.eq(MASK) | tokens.eq(PAD) | tokens.eq(CLS) | tokens.eq(EOS)).all(-1)
 
 
 def hide_residues(
@@ -25,7 +30,7 @@ def hide_residues(
     A chain's draw depends neither on the rest of the batch nor on padding.
     """
     drawn = torch.ones(tokens.shape)
-    for row, name, length in zip(drawn, names, tokens.ne(0).sum(-1).tolist(), strict=True):
+    for row, name, length in zip(drawn, names, tokens.ne(PAD).sum(-1).tolist(), strict=True):
         row[:length] = torch.rand(length, generator=keyed_generator(*key, name))
     return tokens.masked_fill((drawn < share).to(tokens.device) & amino_acids(tokens), MASK)
 

@@ -124,12 +124,18 @@ class PairStack(nn.Module):
         self.norm = nn.LayerNorm(d_pair)
 
     def forward(
-        self, features: SequenceFeatures, mask: Bool[Tensor, "b l"], residue_index: Int[Tensor, "b l"]
+        self,
+        features: SequenceFeatures,
+        mask: Bool[Tensor, "b l"],
+        residue_index: Int[Tensor, "b l"],
+        added: Float[Tensor, "b l l d"] | None = None,
     ) -> Float[Tensor, "b l l d"]:
-        """Normalised pair features, 0 where either residue is masked."""
+        """Normalised pair features, 0 where either residue is masked; ``added`` joins what the blocks begin with."""
         both = pair_mask(mask)
         pair = self.outer_product(keep(features.single, mask)) + self.contact(keep(features.pair, both))
         pair = pair + self.relative_position(residue_index)
+        if added is not None:
+            pair = pair + added
         for block in self.blocks:
             pair = run_block(block, pair, mask, recompute=self.checkpoint_activations)
         return keep(self.norm(pair), both)
