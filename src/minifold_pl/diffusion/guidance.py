@@ -116,8 +116,10 @@ class GuidedDenoiser:
     @cached_property
     def _both(self) -> Condition:
         assert self.unconditional is not None
-        parts = zip(self.conditional[:4], self.unconditional[:4], strict=True)
-        return self.prepare(Condition(*(torch.cat(pair) for pair in parts)))
+        one, other = self.conditional, self.unconditional
+        single, pair = torch.cat([one.single, other.single]), torch.cat([one.pair, other.pair])
+        mask, bonded = torch.cat([one.mask, other.mask]), torch.cat([one.bonded, other.bonded])
+        return self.prepare(Condition(single, pair, mask, bonded))
 
     def _combine(
         self,
