@@ -34,10 +34,12 @@ from minifold_pl.losses.objective import (
 from minifold_pl.losses.trunk import TrunkLosses
 from minifold_pl.modules.band_losses import BandLosses, named_band_losses
 from minifold_pl.modules.base import CHECKPOINT_KEY, MinifoldModule
+from minifold_pl.modules.compiling import CompileMode, compile_blocks
 from minifold_pl.modules.encoder_checkpoint import load_encoder
 from minifold_pl.modules.hidden_residues import hidden_residues, without_residues
 from minifold_pl.modules.init_from import NOWHERE, InitFrom
 from minifold_pl.modules.optim import LRSchedule, OptimizerConfig, ThreePhase
+from minifold_pl.modules.recomputing import Recomputed, recompute_activations
 from minifold_pl.modules.sampling import SamplerConfig
 from minifold_pl.modules.trunk_teaching import ask, build_heads, freeze_idle_heads, hide, long_range_precision
 from minifold_pl.modules.trunks import Trunk, Trunks
@@ -116,6 +118,9 @@ class DiffusionModule(MinifoldModule):
         noise_draws: Noised copies of each chain in a step; they share one pass through encoder and pair stack.
         val_draws: Noised copies of each validation chain, at timesteps spread evenly; the same in every epoch.
         sampler: Settings of ``predict`` and of the DDIM evaluator.
+        checkpoint_activations: What computes its activations again in the backward pass instead of keeping them:
+            ``pair_stack``, ``denoiser``, ``both`` or ``off``; null leaves it to the parts' own settings of that name.
+        compile: ``blocks`` has torch compile every block for training, for any length; ``off`` does not.
         optimizer: AdamW and its learning-rate groups.
         schedule: Learning rate over the epochs.
         init_from: The checkpoint, of this or another version, whose weights a new run begins with.
@@ -154,6 +159,8 @@ class DiffusionModule(MinifoldModule):
         noise_draws: int = 1,
         val_draws: int = 4,
         sampler: SamplerConfig = _DDIM,
+        checkpoint_activations: Recomputed | None = None,
+        compile: CompileMode = "off",
         optimizer: OptimizerConfig = _V13_OPTIMIZER,
         schedule: LRSchedule = _V13_SCHEDULE,
         init_from: InitFrom = NOWHERE,
@@ -223,6 +230,9 @@ class DiffusionModule(MinifoldModule):
         self.noise_draws = noise_draws
         self.val_draws = val_draws
         self.sampler = sampler
+        self.compile_mode = compile or "off"
+        if checkpoint_activations is not None:
+            recompute_activations(self, checkpoint_activations or "off")
         self._bands: dict[str, BandLosses] = {}
         self._trunks: Trunks | None = None
         times = torch.arange(noise_schedule.timesteps)
@@ -257,6 +267,12 @@ class DiffusionModule(MinifoldModule):
                 "the encoder is frozen at RANDOM weights: give model.init_args.encoder_ckpt (a stage-1 checkpoint, "
                 "from `minifold-pl fit --config contact.yaml`) or set model.init_args.freeze_encoder to false"
             )
+
+    def on_fit_start(self) -> None:
+        """Take the weights to begin with, and compile where that is asked for."""
+        super().on_fit_start()
+        if self.compile_mode == "blocks":
+            compile_blocks(self, self.device)
 
     def taken_elsewhere(self, about: Mapping[str, Any]) -> Mapping[str, str]:
         """See :meth:`MinifoldModule.taken_elsewhere`."""

@@ -1,0 +1,80 @@
+"""Compiled blocks: the same numbers, names and checkpoints; and training without a compiler."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+
+import pytest
+import torch
+
+from minifold_pl.modules import compiling
+from minifold_pl.modules.compiling import blocks, compile_blocks
+from minifold_pl.modules.diffusion import Draws
+from minifold_pl.modules.load import build_module
+
+CPU = torch.device("cpu")
+
+
+def test_every_block_and_layer_is_compiled_and_no_name_changes(diffusion) -> None:
+    names = set(diffusion.state_dict())
+    chosen = list(blocks(diffusion))
+    stacks = (diffusion.pair_stack.blocks, diffusion.aux.pair_stack.blocks, diffusion.denoiser.layers)
+    assert len(chosen) == len(set(chosen)) == sum(map(len, stacks))
+    for block in chosen:
+        block.compile(dynamic=True)
+    assert set(diffusion.state_dict()) == names
+    assert all(block._compiled_call_impl is not None for block in chosen)
+    # The average of the weights is a copy of the module: it need not be compiled, but it must be possible to make.
+    assert set(copy.deepcopy(diffusion).state_dict()) == names
+
+
+@pytest.mark.parametrize(("given", "mode"), [("blocks", "blocks"), ("off", "off"), (False, "off")])
+def test_nothing_is_compiled_before_training_starts(diffusion, given, mode) -> None:
+    config = copy.deepcopy(diffusion.model_config)
+    config["init_args"]["compile"] = given
+    module = build_module(config)
+    assert module.compile_mode == mode
+    assert all(block._compiled_call_impl is None for block in blocks(module))
+
+
+def test_without_a_compiler_one_warning_and_training_goes_on(diffusion, monkeypatch) -> None:
+    def broken(*args, **kwargs):
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found")
+
+    monkeypatch.setattr(compiling.torch, "compile", broken)
+    with pytest.warns(UserWarning, match=r"goes on uncompiled.*No working C\+\+ compiler") as told:
+        assert compile_blocks(diffusion, CPU) is False
+    assert len(told) == 1
+    assert all(block._compiled_call_impl is None for block in blocks(diffusion))
+
+
+def gradients(module, batch, *, self_condition: bool) -> dict[str, torch.Tensor]:
+    module.zero_grad()
+    target = module.target(batch)
+    draws = Draws(torch.full((len(batch),), 400), torch.randn_like(target.x0))
+    prediction, target = module.predict_structure(batch, batch.tokens, target, draws, self_condition)
+    sum(module.objective(prediction, target).values()).backward()
+    return {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="a CPU is compiled for by g++")
+def test_compiled_blocks_give_the_same_losses_and_gradients_at_any_length(diffusion, make_batch) -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in diffusion.parameters():
+            parameter.add_(0.03 * torch.randn_like(parameter))
+    plain = copy.deepcopy(diffusion.eval())  # no dropout
+    assert compile_blocks(diffusion, CPU)
+    torch._dynamo.utils.counters.clear()
+    for lengths, again in (((24, 20), False), ((40, 33), True), ((16, 9), False)):
+        batch = make_batch([(f"{n}", n) for n in lengths])
+        torch.manual_seed(1)
+        found = gradients(diffusion, batch, self_condition=again)
+        torch.manual_seed(1)
+        for name, expected in gradients(plain, batch, self_condition=again).items():
+            torch.testing.assert_close(
+                found[name], expected, rtol=2e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+            )
+    assert not torch._dynamo.utils.counters["graph_break"]
