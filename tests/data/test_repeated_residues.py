@@ -1,10 +1,12 @@
 """Numbers that occur twice in a chain cost no residue, and a residue that is given twice is one."""
 
+import dataclasses
+
 import gemmi
 import numpy as np
 import pytest
 
-from minifold_pl.data.repeated_residues import with_serials
+from minifold_pl.data.repeated_residues import SAME_RESIDUE, _Copies, with_serials
 from minifold_pl.data.structure_file import (
     StructureReader,
     parse_structure,
@@ -141,6 +143,44 @@ def test_every_model_of_an_ensemble_is_told_apart(make_record, tmp_path):
         (chain,) = model.chains
         assert len(chain) == 20
         np.testing.assert_allclose(chain.coords, record.coords, rtol=0, atol=0.001)
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_thousands_of_residues_of_one_number_are_told_apart(make_record, writer):
+    """As programs write that know no numbers; each is looked for near its place, not among all others."""
+    record = make_record("1abc.A", 250, sequence="A" * 250)
+    coords = np.concatenate([record.coords + np.float32([0, 4.0 * i, 0]) for i in range(16)])
+    many = dataclasses.replace(record, sequence="A" * 4000, coords=coords)
+    chain = _one(_written(writer, many, ("1",) * 4000))
+    np.testing.assert_allclose(chain.coords, coords, rtol=0, atol=0.001)
+    assert dict(chain.notes)[KEPT] == "3999"
+
+
+def test_residues_are_told_apart_as_by_looking_at_all_of_them():
+    """Against the rule as it is told: the first with a near Cα of one conformer, or with none of these conformers."""
+    rng = np.random.default_rng(5)
+    for _ in range(60):
+        copies, traces = _Copies(), []
+        for serial in range(40):
+            part = []
+            for conformer in rng.permutation(3)[: rng.integers(0, 3)].tolist():
+                atom = gemmi.Atom()
+                atom.altloc, atom.pos = "\0AB"[conformer], gemmi.Position(*rng.uniform(0, 9, 3).tolist())
+                part.append(atom)
+            expected = None
+            for place, own in enumerate(traces):
+                distances = [a.pos.dist(b.pos) for a in part for b in own if a.altloc == b.altloc]
+                if not distances or min(distances) <= SAME_RESIDUE:
+                    expected = place
+                    break
+            found = copies.holding(part)
+            assert (found.place if found else None) == expected
+            if found is None:
+                found = copies.new(gemmi.Residue(), serial)
+                traces.append([])
+            copies.add(found, part)
+            traces[found.place] += part
+        assert len(traces) > 1
 
 
 def test_serials_are_those_that_gemmi_reads_even_beyond_what_digits_hold(make_record):

@@ -10,9 +10,12 @@ lies elsewhere; else it is the same one, and of atoms that are given twice the f
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, product
+from math import floor
 from typing import Final, NamedTuple
 
 import gemmi
@@ -23,6 +26,7 @@ SAME_RESIDUE: Final = 2.0
 """Å between two Cα of one residue at most: conformers seldom are so far apart, and neighbours are never so near (2.9
 across a cis peptide)."""
 
+_FARTHEST: Final = 10**9
 _CA: Final = BACKBONE_ATOMS[CA_ATOM]
 _MOST_PLAIN: Final = 99_999
 """Largest serial number that a PDB file can hold in digits; then follow letters (hybrid-36)."""
@@ -46,11 +50,64 @@ class _Residue:
     source: gemmi.Residue
     first: int
     """Serial of its first atom."""
+    place: int
+    """Among those of its number."""
     atoms: list[gemmi.Atom] = field(default_factory=list)
     taken: set[tuple[str, str]] = field(default_factory=set)
     """Names and conformers of its backbone's atoms."""
-    traces: list[gemmi.Atom] = field(default_factory=list)
-    """Its Cα, of every conformer."""
+    conformers: frozenset[str] = frozenset()
+    """Those of which there is a Cα."""
+
+
+class _Copies:
+    """Residues of one number, code and name, which may be thousands: the nearest are found by their place."""
+
+    def __init__(self) -> None:
+        self.all: list[_Residue] = []
+        self._cells: dict[tuple[str, int, int, int], list[tuple[gemmi.Position, int]]] = defaultdict(list)
+        self._of_conformers: dict[frozenset[str], list[int]] = defaultdict(list)
+        """Their places among all by the conformers they have, in descending order; some may have others by now."""
+
+    def new(self, source: gemmi.Residue, first: int) -> _Residue:
+        """One more, without any atom."""
+        self.all.append(_Residue(source, first, place=len(self.all)))
+        return self.all[-1]
+
+    def add(self, residue: _Residue, traces: list[gemmi.Atom]) -> None:
+        """Cα of a residue."""
+        for atom in traces:
+            self._cells[_cell(atom)].append((atom.pos, residue.place))
+        conformers = residue.conformers.union(atom.altloc for atom in traces)
+        if conformers != residue.conformers or not conformers:
+            residue.conformers = conformers
+            insort(self._of_conformers[conformers], residue.place, key=lambda place: -place)
+
+    def holding(self, traces: list[gemmi.Atom]) -> _Residue | None:
+        """The first residue to which atoms with these Cα may belong; None if they are another one's.
+
+        Its Cα of one of the conformers is near, or it has none of any of them: then nothing speaks against it.
+        """
+        found = [place for atom in traces for place in self._near(atom)]
+        mine = {atom.altloc for atom in traces}
+        for conformers, places in self._of_conformers.items():
+            if mine.isdisjoint(conformers):
+                while places and self.all[places[-1]].conformers != conformers:
+                    places.pop()
+                found += places[-1:]
+        return self.all[min(found)] if found else None
+
+    def _near(self, atom: gemmi.Atom) -> Iterator[int]:
+        conformer, *cell = _cell(atom)
+        for x, y, z in product(*((c - 1, c, c + 1) for c in cell)):
+            for position, place in self._cells.get((conformer, x, y, z), ()):
+                if position.dist(atom.pos) <= SAME_RESIDUE:
+                    yield place
+
+
+def _cell(atom: gemmi.Atom) -> tuple[str, int, int, int]:
+    """Its conformer, and the place of its cube of :data:`SAME_RESIDUE`; what is no number is far out."""
+    x, y, z = (floor(c / SAME_RESIDUE) if abs(c) < _FARTHEST else _FARTHEST for c in atom.pos.tolist())
+    return atom.altloc, x, y, z
 
 
 def with_serials(text: bytes) -> bytes:
@@ -124,15 +181,14 @@ def _residues(chain: gemmi.Chain) -> tuple[list[_Residue], Repeats]:
         ((atom.serial, place, atom) for place, residue in enumerate(chain) for atom in residue),
         key=lambda item: item[0],
     )
-    copies: dict[int, list[_Residue]] = defaultdict(list)
+    copies: dict[int, _Copies] = defaultdict(_Copies)
     left_out = 0
     for place, stretch in groupby(atoms, key=lambda item: item[1]):
         for part in _parts([atom for *_, atom in stretch]):
             traces = [atom for atom in part if atom.name == _CA]
-            own = next((copy for copy in copies[place] if _is_one(copy.traces, traces)), None)
+            own = copies[place].holding(traces)
             if own is None:
-                own = _Residue(chain[place], part[0].serial)
-                copies[place].append(own)
+                own = copies[place].new(chain[place], part[0].serial)
             for atom in part:
                 key = (atom.name, atom.altloc)
                 if key in own.taken:
@@ -141,8 +197,10 @@ def _residues(chain: gemmi.Chain) -> tuple[list[_Residue], Repeats]:
                 if atom.name in BACKBONE_ATOMS:
                     own.taken.add(key)
                 own.atoms.append(atom)
-            own.traces += traces
-    residues = sorted((copy for own in copies.values() for copy in own), key=lambda residue: residue.first)
+            copies[place].add(own, traces)
+    residues = sorted(
+        (copy for own in copies.values() for copy in own.all), key=lambda residue: residue.first
+    )
     return residues, Repeats(len(residues) - len(copies), left_out)
 
 
@@ -159,12 +217,6 @@ def _parts(atoms: list[gemmi.Atom]) -> list[list[gemmi.Atom]]:
             seen.add(key)
         parts[-1].append(atom)
     return parts
-
-
-def _is_one(some: list[gemmi.Atom], others: list[gemmi.Atom]) -> bool:
-    """Whether Cα are of one residue; where no conformer is in both nothing speaks against it."""
-    distances = [a.pos.dist(b.pos) for a in some for b in others if a.altloc == b.altloc]
-    return not distances or min(distances) <= SAME_RESIDUE
 
 
 def _rebuilt(residue: _Residue, labels: list[str], subchains: list[str]) -> gemmi.Residue:
