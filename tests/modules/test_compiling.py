@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from minifold_pl.modules import compiling
-from minifold_pl.modules.compiling import blocks, compile_blocks
+from minifold_pl.modules.compiling import ReplayedDenoiser, blocks, compile_blocks
 from minifold_pl.modules.diffusion import Draws
 from minifold_pl.modules.load import build_module
+from minifold_pl.modules.sampling import SamplerConfig
 
 CPU = torch.device("cpu")
 
@@ -78,3 +79,31 @@ def test_compiled_blocks_give_the_same_losses_and_gradients_at_any_length(diffus
                 found[name], expected, rtol=2e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
             )
     assert not torch._dynamo.utils.counters["graph_break"]
+
+
+def test_graphs_change_nothing_where_there_is_no_gpu(diffusion, make_batch) -> None:
+    batch = make_batch([("one", 12), ("two", 9)])
+    plain, graphs = (SamplerConfig(steps=2, guidance=2.0, compile=mode) for mode in ("off", "graphs"))
+    expected = diffusion.eval().sample(batch, plain, seed=0, keys=batch.names)
+    with pytest.warns(UserWarning, match="acts on a GPU alone"):
+        found = diffusion.sample(batch, graphs, seed=0, keys=batch.names)
+    assert torch.equal(found.x0, expected.x0)
+    with pytest.raises(ValueError, match="'off' and 'graphs'"):
+        SamplerConfig(compile="fast")  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="a CPU is compiled for by g++")
+def test_a_compiled_sampler_draws_the_same(diffusion, make_batch, monkeypatch) -> None:
+    """The path of the graphs, without the graphs themselves, which need a GPU."""
+    with torch.no_grad():
+        for parameter in diffusion.parameters():
+            parameter.add_(0.03 * torch.randn_like(parameter))
+    batch = make_batch([("one", 12), ("two", 9)])
+    sampler = SamplerConfig(steps=4, guidance=2.0)
+    expected = diffusion.eval().sample(batch, sampler, seed=0, keys=batch.names)
+    replayed = ReplayedDenoiser(diffusion.denoiser, mode="default")
+    monkeypatch.setattr(diffusion, "_replayed", lambda: replayed)
+    graphs = SamplerConfig(steps=4, guidance=2.0, compile="graphs")
+    found = diffusion.sample(batch, graphs, seed=0, keys=batch.names)
+    torch.testing.assert_close(found.x0, expected.x0, atol=1e-3, rtol=0)  # Å

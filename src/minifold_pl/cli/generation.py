@@ -49,6 +49,10 @@ def add_sampler_arguments(parser: argparse.ArgumentParser) -> None:
         "--guidance", type=float, metavar="W", help="classifier-free guidance weight (1 unless configured)"
     )
     group.add_argument("--guidance-space", choices=("eps", "x0"), help="what guidance combines")
+    group.add_argument(
+        "--compile", choices=("off", "graphs"),
+        help="graphs: on a GPU, compile the denoiser and replay it as a CUDA graph; for many chains of few lengths",
+    )  # fmt: skip
     group.add_argument("--seed", type=int, default=0, help="seed of the noise (default 0)")
 
 
@@ -117,7 +121,7 @@ def sampler_settings(module: Any, args: argparse.Namespace) -> SamplerConfig:
     """The checkpoint's own sampler settings, with those of the command line put in their place."""
     given = {
         name: value
-        for name in ("steps", "eta", "guidance", "guidance_space")
+        for name in ("steps", "eta", "guidance", "guidance_space", "compile")
         if (value := getattr(args, name)) is not None
     }
     from minifold_pl.diffusion.samplers import sampling_timesteps

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from typing import Any, Final, Literal
 
 import torch
+from jaxtyping import Bool, Float, Int
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
 
 from minifold_pl.nn.denoiser import DenoiserLayer
 from minifold_pl.nn.egnn import EGNNLayer
 from minifold_pl.nn.pair_stack import PairStack
+from minifold_pl.nn.structure_denoiser import StructureDenoiser
+from minifold_pl.types import Condition, Denoised, map_tensors
 
 CompileMode = Literal["blocks", "off", False]
 """``blocks``: each block of the pair stacks and each layer of the denoiser. YAML reads an ``off`` without quotes as
@@ -49,6 +52,34 @@ def blocks(network: nn.Module) -> Iterator[nn.Module]:
             yield from module.blocks
         elif isinstance(module, DenoiserLayer | EGNNLayer):
             yield module
+
+
+class ReplayedDenoiser:
+    """A denoiser, compiled for each shape it meets and replayed as a CUDA graph (torch's ``reduce-overhead``).
+
+    A step of v13's sampler is some thousands of small kernels, whose launches take longer than they do. What a replay
+    returns lies where the next one writes: it is copied.
+
+    Args:
+        denoiser: keeps its parameters' places in memory; new values in them are seen.
+        mode: of ``torch.compile``.
+    """
+
+    def __init__(self, denoiser: StructureDenoiser, mode: str = "reduce-overhead") -> None:
+        self._run = torch.compile(denoiser.forward, mode=mode, dynamic=False)
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VARIANTS)
+
+    def __call__(
+        self,
+        x_t: Float[Tensor, "b l 3"],
+        t: Int[Tensor, " b"],
+        condition: Condition,
+        previous: Denoised | None = None,
+        use_previous: Bool[Tensor, " b"] | None = None,
+    ) -> Denoised:
+        """See :meth:`StructureDenoiser.forward`."""
+        torch.compiler.cudagraph_mark_step_begin()
+        return map_tensors(torch.clone, self._run(x_t, t, condition, previous, use_previous))
 
 
 def _trouble(device: torch.device) -> str | None:

@@ -34,7 +34,7 @@ from minifold_pl.losses.objective import (
 from minifold_pl.losses.trunk import TrunkLosses
 from minifold_pl.modules.band_losses import BandLosses, named_band_losses
 from minifold_pl.modules.base import CHECKPOINT_KEY, MinifoldModule
-from minifold_pl.modules.compiling import CompileMode, compile_blocks
+from minifold_pl.modules.compiling import CompileMode, ReplayedDenoiser, compile_blocks
 from minifold_pl.modules.encoder_checkpoint import load_encoder
 from minifold_pl.modules.hidden_residues import hidden_residues, without_residues
 from minifold_pl.modules.init_from import NOWHERE, InitFrom
@@ -53,6 +53,7 @@ from minifold_pl.nn.trunk_heads import TrunkHeads
 from minifold_pl.types import (
     Condition,
     Denoised,
+    Denoiser,
     ProteinBatch,
     SequenceFeatures,
     StructurePrediction,
@@ -235,6 +236,7 @@ class DiffusionModule(MinifoldModule):
             recompute_activations(self, checkpoint_activations or "off")
         self._bands: dict[str, BandLosses] = {}
         self._trunks: Trunks | None = None
+        self._graphs: ReplayedDenoiser | None = None
         times = torch.arange(noise_schedule.timesteps)
         if snr_gated_frames:
             self.denoiser.gate_frames(noise_schedule.frame_confidence(times))
@@ -597,7 +599,7 @@ class DiffusionModule(MinifoldModule):
                 null = trunks.of(null_tokens(batch.tokens), batch.residue_mask, batch.residue_index)
                 unconditional = Condition(null.single, null.pair, batch.residue_mask, batch.bonded)
         denoise = GuidedDenoiser(
-            denoiser=self.denoiser,
+            denoiser=self._replayed() if sampler.compile == "graphs" else self.denoiser,
             schedule=self.noise_schedule,
             conditional=Condition(known.single, known.pair, batch.residue_mask, batch.bonded),
             unconditional=unconditional,
@@ -617,6 +619,14 @@ class DiffusionModule(MinifoldModule):
         unit = predicted_unit(self.scale, self.rg_head(known.pooled, batch.residue_mask))
         atoms = None if result.local_atoms is None else to_angstrom(result.local_atoms)
         return Denoised(to_angstrom(result.x0, unit), result.rotation, atoms)
+
+    def _replayed(self) -> Denoiser:
+        if self.device.type != "cuda":
+            rank_zero_warn(f"sampler.compile: graphs acts on a GPU alone; on {self.device.type} it changes nothing")
+            return self.denoiser
+        if self._graphs is None:
+            self._graphs = ReplayedDenoiser(self.denoiser)
+        return self._graphs
 
     def on_predict_start(self) -> None:
         """All batches share what is known of a length."""

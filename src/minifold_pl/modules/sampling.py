@@ -20,9 +20,14 @@ class SamplerConfig:
     """Whether guidance combines noise estimates or structures; equal in exact arithmetic, ``x0`` rounds less."""
     self_condition: bool = True
     """Feed each step's estimate to the next."""
+    compile: Literal["off", "graphs", False] = "off"
+    """``graphs`` compiles the denoiser and replays it as a CUDA graph: for many chains in few padded lengths, as each
+    new shape costs a compilation first. It acts on a GPU alone."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.compile not in ("off", "graphs", False):
+            raise ValueError(f"compile is {self.compile!r}; allowed are 'off' and 'graphs'")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie in [0, 1], got {self.eta}")
