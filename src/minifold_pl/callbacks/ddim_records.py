@@ -13,6 +13,7 @@ from minifold_pl.checkpoint.atomic import atomic_write_text
 from minifold_pl.run.events import append_event
 
 RECORDS: Final = "ddim.jsonl"
+_EVENTS: Final = "events.jsonl"
 
 
 class DDIMRecords:
@@ -24,6 +25,7 @@ class DDIMRecords:
 
     def __init__(self) -> None:
         self._waiting: list[dict[str, Any]] = []
+        self._troubled = False
 
     @property
     def waiting(self) -> list[dict[str, Any]]:
@@ -58,11 +60,18 @@ class DDIMRecords:
             self._say(folder, error)
         else:
             self._waiting = []
+            if self._troubled:
+                self._troubled = False
+                append_event(folder / _EVENTS, "log_written_again", file=RECORDS)
 
     def _say(self, folder: Path, error: OSError) -> None:
+        """Once for each time that the disk is in trouble."""
+        if self._troubled:
+            return
+        self._troubled = True
         why = error.strerror or str(error)
         rank_zero_warn(f"{RECORDS} cannot be written ({why}): its records are kept and written later")
-        append_event(folder / "events.jsonl", "log_not_written", file=RECORDS, error=why)
+        append_event(folder / _EVENTS, "log_not_written", file=RECORDS, error=why)
 
 
 def _forget_after(path: Path, step: int) -> None:
