@@ -26,7 +26,7 @@ def _build(*settings: str) -> DiffusionModule:
 
 @pytest.fixture(scope="module")
 def _learned() -> DiffusionModule:
-    return _build("null=learned", "recycles=3", "p_uncond=0.5")
+    return _build("null_condition=learned", "recycles=3", "p_uncond=0.5")
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_the_unconditional_half_of_guidance_costs_no_pass(learned, batch) -> Non
     seen = _passes(module)
     module.sample(batch, SamplerConfig(steps=2, guidance=1.5), seed=0, keys=batch.names)
     assert seen == [3]
-    by_masks = _build("null=mask").eval()
+    by_masks = _build("null_condition=mask").eval()
     seen = _passes(by_masks)
     by_masks.sample(batch, SamplerConfig(steps=2, guidance=1.5), seed=0, keys=batch.names)
     assert sum(seen) > 3
@@ -109,7 +109,9 @@ def test_the_number_of_passes_is_drawn_by_key_and_sampling_takes_all(learned, ba
     assert len(seen) == 10
 
 
-@pytest.mark.parametrize(("setting", "told"), [("recycles=-1", "recycles"), ("null=zero", "null")])
+@pytest.mark.parametrize(
+    ("setting", "told"), [("recycles=-1", "recycles"), ("null_condition=zero", "null_condition")]
+)
 def test_settings_that_make_no_sense_are_refused(setting: str, told: str) -> None:
     with pytest.raises((Exception, SystemExit), match=told):
         _build(setting)

@@ -98,8 +98,8 @@ class DiffusionModule(MinifoldModule):
             its size from ``rg_head``. The noise is of variance 1 in model units, the losses are in them.
         snr_gated_frames: Blend frames built from x_t towards the identity as the signal fades.
         scaled_start: Start the frames at √ᾱ x_t, the best linear guess of the clean chain, instead of at x_t.
-        null: What stands for no sequence: ``mask``, encoder and pair stack over MASK tokens, or ``learned``, features
-            of its own that cost no such pass.
+        null_condition: What stands for no sequence: ``mask``, encoder and pair stack over MASK tokens, or ``learned``,
+            features of its own that cost no such pass.
         recycles: Passes through the pair stack after the first, each with what the last one made of the sequence; in
             training drawn from 0 to this number, batch by batch, with a gradient through the last alone.
         self_conditioning: Probability of a step with a first pass whose estimate starts the second.
@@ -143,7 +143,7 @@ class DiffusionModule(MinifoldModule):
         scale: Scale = "fixed",
         snr_gated_frames: bool = True,
         scaled_start: bool = False,
-        null: Literal["mask", "learned"] = "mask",
+        null_condition: Literal["mask", "learned"] = "mask",
         recycles: int = 0,
         self_conditioning: float = 0.25,
         p_uncond: float = 0.1,
@@ -176,8 +176,8 @@ class DiffusionModule(MinifoldModule):
                 raise ValueError(f"{name} must be at least 1, got {count}")
         if recycles < 0:
             raise ValueError(f"recycles must be 0 or more, got {recycles}")
-        if null not in ("mask", "learned"):
-            raise ValueError(f"null is {null!r}; allowed are 'mask' and 'learned'")
+        if null_condition not in ("mask", "learned"):
+            raise ValueError(f"null_condition is {null_condition!r}; allowed are 'mask' and 'learned'")
         self.encoder = encoder
         self.pair_stack = pair_stack
         self.denoiser = denoiser
@@ -207,7 +207,7 @@ class DiffusionModule(MinifoldModule):
         if denoising_weights is not None:
             self.loss_weights = by_term(self.loss_weights) | by_term(denoising_weights)
         sizes = encoder.d_single, pair_stack.d_pair
-        self.null_condition = NullCondition(*sizes) if null == "learned" else None
+        self.null_condition = NullCondition(*sizes) if null_condition == "learned" else None
         self.recycles = recycles
         self.recycling = Recycling(*sizes) if recycles else None
         self.trunk_heads: TrunkHeads | None = None

@@ -1,0 +1,123 @@
+"""v15: that it turns with its input, that each of its choices can be switched off, and what it logs."""
+
+from __future__ import annotations
+
+import copy
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from minifold_pl.cli.lightning_cli import instantiate_model
+from minifold_pl.cli.main import main
+from minifold_pl.geometry.frames import random_rotations
+from minifold_pl.losses.objective import final_weights
+from minifold_pl.modules.diffusion import DiffusionModule
+from minifold_pl.types import Denoised
+
+MODEL = "--model.init_args."
+ABLATIONS = {
+    "x0": "denoising_weights=null", "lddt": "denoising_weights.lddt=0", "min-SNR floor": "x0_weighting.floor=0",
+    "FAPE clamp": "fape_clamp_share=1.0", "distogram": "trunk_losses.distogram=0",
+    "trunk heads": "trunk_losses=null", "distance bias": "denoiser.init_args.distance_bias=false",
+    "equivariant frames": "snr_gated_frames=true", "scaled start": "scaled_start=false",
+    "learned null": "null_condition=mask", "noise draws": "noise_draws=1",
+    "self-conditioning": "self_conditioning=0.25",
+    "recycling": "recycles=2", "hidden residues": "trunk_losses.hidden_residues=0.1",
+}  # fmt: skip
+"""Each choice of v15, switched off, and each option that it leaves off, switched on."""
+
+
+@pytest.fixture(scope="session")
+def _small() -> DiffusionModule:
+    torch.manual_seed(0)
+    module = instantiate_model("v15_small")
+    assert isinstance(module, DiffusionModule)
+    with torch.no_grad():  # as if trained: maps that start at 0 would hide what is wrong behind them
+        for parameter in module.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return module.eval()
+
+
+@pytest.fixture
+def small(_small: DiffusionModule) -> DiffusionModule:
+    return copy.deepcopy(_small)
+
+
+def test_at_full_width_it_counts_35_million_and_its_own_parts_less_than_a_tenth_of_one() -> None:
+    with torch.device("meta"):
+        module, before = instantiate_model("v15"), instantiate_model("v14")
+    counts = [sum(p.numel() for p in m.parameters()) for m in (module, before)]
+    assert 35e6 < counts[0] < 36e6
+    assert 0 < counts[0] - counts[1] < 1e5
+    assert sum(p.numel() for p in module.parameters() if p.requires_grad) > counts[0] - 1e4
+
+
+@pytest.mark.parametrize("t", [100, 500, 900])
+@pytest.mark.parametrize("self_conditioned", [False, True])
+def test_the_whole_denoiser_turns_with_its_input(
+    t: int, self_conditioned: bool, small: DiffusionModule
+) -> None:
+    """f(Qx) = Q f(x) to 1e-4 model units (0.001 Å), N, C and O in their frames unchanged."""
+    batch = small.example_batch(2, 40)
+    with torch.no_grad():
+        condition = small.condition(batch, small.encode(batch.tokens))
+        x, times = torch.randn(2, 40, 3), torch.full((2,), t)
+        q = random_rotations(1)[0]
+        first = small.denoiser(x, times, condition)
+        previous = first if self_conditioned else None
+        turned = Denoised(first.x0 @ q.T, q @ first.rotation, first.local_atoms) if self_conditioned else None
+        here = small.denoiser(x, times, condition, previous)
+        there = small.denoiser(x @ q.T, times, condition, turned)
+    assert here.x0.std() > 0.1
+    torch.testing.assert_close(there.x0, here.x0 @ q.T, rtol=0, atol=1e-4)
+    torch.testing.assert_close(there.rotation, q @ here.rotation, rtol=0, atol=1e-3)
+    torch.testing.assert_close(there.local_atoms, here.local_atoms, rtol=0, atol=1e-4)
+
+
+def test_gated_as_v14_it_does_not(small: DiffusionModule) -> None:
+    """Negative control."""
+    times = torch.arange(1000)
+    small.denoiser.gate_frames(small.noise_schedule.frame_confidence(times))
+    batch = small.example_batch(1, 40)
+    with torch.no_grad():
+        condition = small.condition(batch, small.encode(batch.tokens))
+        x, q = torch.randn(1, 40, 3), random_rotations(1)[0]
+        here, there = (small.denoiser(y, torch.tensor([600]), condition).x0 for y in (x, x @ q.T))
+    assert (there - here @ q.T).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_each_choice_is_one_setting_and_a_step_without_it_works(name: str) -> None:
+    """On the meta device shapes are all there is."""
+    with torch.device("meta"):
+        module = instantiate_model("v15_small", [MODEL + ABLATIONS[name]]).to("meta")
+        total, terms = module.losses(module.example_batch(2, 24))
+        assert terms.keys() == final_weights(module.loss_weights).keys()
+        total.backward()
+
+
+def test_it_trains_logs_every_term_and_picks_the_best_by_the_score(
+    reduced_config: Callable[[str], Path], tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert main(["fit", "--config", str(reduced_config("v15")), "--data.path", "store", "--data.synthetic.n", "20",
+                 "--data.synthetic.folds", "5", "--data.synthetic.min_length", "28",
+                 "--data.synthetic.max_length", "40", "--data.batch_size", "4", "--run.dir", "run",
+                 "--trainer.max_epochs", "2", "--trainer.limit_train_batches", "2",
+                 "--trainer.accumulate_grad_batches", "1", "--checkpoints.background", "false",
+                 "--ddim.every_n_epochs", "0"]) == 0  # fmt: skip
+    with open("run/metrics.csv") as lines:
+        logged = {k: float(v) for row in csv.DictReader(lines) for k, v in row.items() if v and k[0] != "_"}
+    for term in ("x0", "lddt", "distogram", "secondary_structure", "contacts", "fape", "bb_fape"):
+        assert np.isfinite(logged[f"loss/{term}"]) and np.isfinite(logged[f"val/{term}"])
+    assert logged["loss_weighted/distogram"] == pytest.approx(0.3 * logged["loss/distogram"], rel=1e-5)
+    assert 0 <= logged["val/precision_long_L5"] <= 1
+    assert "val/score" in logged
+    best = torch.load("run/checkpoints/best.ckpt", map_location="cpu", weights_only=True)
+    assert best["minifold_pl"]["encoder_origin"] == "random"
+    assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file()
