@@ -83,7 +83,8 @@ def test_precision_is_the_fastest_safe_one_of_the_machine(monkeypatch) -> None:
     ):
         monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda bf16=bf16, **_: bf16)
-        assert lightning_cli._precision() == expected
+        assert lightning_cli.machine_precision() == lightning_cli.machine_precision("gpu") == expected
+        assert lightning_cli.machine_precision("cpu") == "32-true"
 
 
 @pytest.mark.parametrize("command", ["fit", "predict"])

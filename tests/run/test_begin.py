@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from minifold_pl.run.begin import DATA_CONTENT, ChangesRefused, already_done, begin, pin_facts
+from minifold_pl.run.begin import DATA_CONTENT, ChangesRefused, already_done, begin, kept_precision, pin_facts
 from minifold_pl.run.code_version import CodeVersion
 from minifold_pl.run.events import append_event, read_events
 from minifold_pl.run.folder import RunFolder
@@ -160,6 +160,27 @@ def test_another_number_of_processes_is_another_run(run: Run, config) -> None:
         pin_facts(run.folder, {"processes": 8, "precision": "bf16-mixed"}, trained=True)
     pin_facts(run.folder, {"processes": 8, "precision": "bf16-mixed"}, trained=True, accept_changes=True)
     pin_facts(run.folder, {"processes": 8, "precision": "bf16-mixed"}, trained=True)
+
+
+def test_a_run_with_checkpoints_keeps_its_precision(run: Run, config) -> None:
+    run.start(config)
+    pin_facts(run.folder, {"precision": "bf16-mixed"}, trained=False)
+    assert kept_precision(run.folder) is None  # nothing is trained: another machine may choose
+    run.folder.checkpoints.mkdir()
+    (run.folder.checkpoints / "resume-00000004.ckpt").touch()
+    assert kept_precision(run.folder) == "bf16-mixed"
+    explicit = _changed(config, "trainer", "precision", "64-true")
+    run.start(explicit, accept_changes=True)
+    assert kept_precision(run.folder) == "64-true"
+
+
+def test_a_run_begun_before_precisions_were_written_down_goes_on(run: Run, config) -> None:
+    """Its config leaves the precision open; what it was trained in is pinned as a fact."""
+    run.start(_changed(config, "trainer", "precision", None))
+    pin_facts(run.folder, {"precision": "32-true"}, trained=True)
+    run.start(_changed(config, "trainer", "precision", "32-true"))
+    with pytest.raises(ChangesRefused, match=r"trainer\.precision"):
+        run.start(_changed(config, "trainer", "precision", "bf16-mixed"))
 
 
 def test_a_halted_run_goes_on_only_when_that_very_halt_is_named(run: Run, config) -> None:

@@ -53,7 +53,7 @@ from minifold_pl.loggers.wandb_logger import wandb_logger
 from minifold_pl.modules.base import MinifoldModule
 from minifold_pl.modules.load import build_module
 from minifold_pl.modules.parsing import configure_parsing
-from minifold_pl.run.begin import pin_facts
+from minifold_pl.run.begin import kept_precision, pin_facts
 from minifold_pl.run.folder import RunFolder, fresh_folder
 from minifold_pl.run.starts import forgive_start
 from minifold_pl.run.stop import RunInterrupted, ignore_in_worker
@@ -121,6 +121,9 @@ class MinifoldCLI(LightningCLI):
             if run.fresh:
                 self.run_folder = RunFolder(fresh_folder(self.run_folder.path))
                 run.dir = str(self.run_folder.path)
+            if config.trainer.precision is None:
+                kept = kept_precision(self.run_folder)
+                config.trainer.precision = kept or machine_precision(config.trainer.accelerator)
             chosen = self._origin()
             self._explicit = chosen is not None
             self.entered = enter(self.run_folder, run, self._config_to_keep(), chosen, self._exits)
@@ -158,7 +161,7 @@ class MinifoldCLI(LightningCLI):
         plugins = self._get(self.config_init, "trainer").get("plugins") or []
         plugins = list(plugins) if isinstance(plugins, list) else [plugins]
         if config.trainer.precision is None:
-            kwargs["precision"] = _precision()
+            kwargs["precision"] = machine_precision(config.trainer.accelerator)
         if config.trainer.enable_progress_bar is None:
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
         trainer = super().instantiate_trainer(
@@ -348,9 +351,13 @@ def instantiate_model(config: str, overrides: Sequence[str] = ()) -> MinifoldMod
         return build_module(resolved["model"])
 
 
-def _precision() -> str:
-    """Where the config leaves ``trainer.precision`` open: the fastest safe one of this machine."""
-    if not torch.cuda.is_available():
+def machine_precision(accelerator: object = "auto") -> str:
+    """Where the config leaves ``trainer.precision`` open: the fastest safe one of this machine.
+
+    Args:
+        accelerator: what ``trainer.accelerator`` says.
+    """
+    if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
         return "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 

@@ -27,6 +27,7 @@ from minifold_pl.run.stopped import mark_stopped
 DATA = "data.path"
 DATA_CONTENT = "content of data.path"
 """Stands among the changes where the store's content is another one; its place alone does not matter then."""
+PRECISION = "trainer.precision"
 FINGERPRINT = "fingerprint of the settings"
 """Stands among the changes for all settings that are part of the run, where their names and values are lost."""
 
@@ -148,6 +149,15 @@ def pin_facts(
     _write_identity(folder, {**known, "facts": dict(facts)})
 
 
+def kept_precision(folder: RunFolder) -> str | None:
+    """The precision that a run which has checkpoints was trained in; None where nothing says it."""
+    if not any(folder.checkpoints.glob("*.ckpt")):
+        return None
+    configured = dict((read_kept(folder).config or {}).get("trainer") or {}).get("precision")
+    pinned = (read_identity(folder).get("facts") or {}).get("precision")
+    return configured or pinned
+
+
 def changed_settings(kept: Kept, config: Mapping[str, Any]) -> tuple[Change, ...]:
     """What differs from the last start; nothing where there was none.
 
@@ -159,7 +169,9 @@ def changed_settings(kept: Kept, config: Mapping[str, Any]) -> tuple[Change, ...
         if kept.fingerprint and kept.fingerprint != fingerprint(config):
             found = (Change(name=FINGERPRINT, before=kept.fingerprint, after=fingerprint(config)),)
     else:
-        found = changes(kept.config, config)
+        # A run begun before its precision was written down: its identity holds it to the one it was trained in.
+        named = changes(kept.config, config)
+        found = tuple(change for change in named if (change.name, change.before) != (PRECISION, None))
     if not kept.data or not now:
         return found
     # Where a store lies is no matter, as long as it is the same one.
