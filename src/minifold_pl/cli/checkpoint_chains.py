@@ -78,14 +78,18 @@ def data_of_the_run(ckpt: Path | None) -> Path:
     """
     import yaml
 
+    from minifold_pl.results.run_data import places_of_data
+
     unknown = UserError("give a prepared data set with --data", exit_code=2)
     if ckpt is None:
         raise unknown
-    config = ckpt.parent.parent / "config.yaml"
+    folder = ckpt.parent.parent
     try:
-        path = Path(yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["path"]).expanduser()
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        places = places_of_data(content["data"]["path"], folder)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
         raise unknown from None
-    if not path.is_dir():
-        raise UserError(f"the run's data set {path} is not here: give one with --data", exit_code=2)
-    return path
+    for path in places:
+        if path.is_dir():
+            return path
+    raise UserError(f"the run's data set {places[-1]} is not here: give one with --data", exit_code=2)

@@ -7,6 +7,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from minifold_pl.cli.output_file import output_told
 from minifold_pl.cli.progress import progress
 
 if TYPE_CHECKING:
+    from minifold_pl.checkpoint.atomic import HashingWriter
     from minifold_pl.data.dataset import ChainDataset
     from minifold_pl.data.store import ChainStore
     from minifold_pl.metrics.bootstrap import Interval
@@ -238,11 +240,15 @@ def _write(
         atomic_write_text(out / PER_CHAIN, _csv(per_chain))
         atomic_write_text(out / OTHER_ROWS, _csv(other_rows))
         packed = arrays_bytes(arrays)
-        atomic_write(out / FIGURES, lambda file: file.write(packed))
+        atomic_write(out / FIGURES, partial(_put, packed))
         # Last: who finds a summary finds everything.
         atomic_write_text(out / SUMMARY, manifest_text("evaluate", content))
     except OSError as error:
         raise UserError(f"cannot write results to {out}: {error.strerror}") from error
+
+
+def _put(content: bytes, file: HashingWriter) -> None:
+    file.write(content)
 
 
 def _at(by_score: Mapping[str, Sequence[float]], chain: int) -> dict[str, float]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +16,11 @@ from minifold_pl.plots.curves import RunCurves
 from minifold_pl.plots.gradients import CosineTable, cosine_table, gradient_figure
 from minifold_pl.plots.losses import loss_figure
 from minifold_pl.plots.one_step import OneStepCurve, one_step_figure
+from minifold_pl.results.damage import damage
+from minifold_pl.results.figure_data import is_evaluation
 from minifold_pl.results.one_step import read_one_step
 from minifold_pl.results.run_curves import read_curves
+from minifold_pl.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +36,7 @@ def draw_losses(args: argparse.Namespace) -> tuple[Figure, dict[str, Any]]:
     runs = [
         read_curves(path, name) for path, name in zip(args.runs, named(args.runs, args.names), strict=True)
     ]
+    _warn_of_damage(args.runs)
     empty = [run.name for run in runs if not run.train and not run.val]
     if empty:
         raise UserError(
@@ -39,9 +45,16 @@ def draw_losses(args: argparse.Namespace) -> tuple[Figure, dict[str, Any]]:
     return loss_figure(runs, x=args.x, theme=args.theme), {"runs": [_curve_numbers(run) for run in runs]}
 
 
+def _warn_of_damage(runs: Sequence[Path]) -> None:
+    for path in runs:
+        for line in damage(RunFolder(path)):
+            print(f"warning: {path}: {line}", file=sys.stderr)
+
+
 def draw_gradients(args: argparse.Namespace) -> tuple[Figure, dict[str, Any]]:
     """The figure, and its numbers."""
     run = read_curves(args.runs[0])
+    _warn_of_damage(args.runs)
     table = None if args.cosines is None else read_cosines(args.cosines)
     if not run.gradients and table is None:
         raise UserError(
@@ -97,7 +110,7 @@ def draw_structure(args: argparse.Namespace) -> tuple[Figure, dict[str, Any]]:
 
 def _pairs(args: argparse.Namespace) -> list[Superposed]:
     from minifold_pl.cli.checkpoint_chains import data_of_the_run
-    from minifold_pl.cli.plot_structures import of_files, of_samples
+    from minifold_pl.cli.plot_structures import of_evaluation, of_files, of_samples
     from minifold_pl.data.store import ChainStore
 
     source: Path = args.source
@@ -113,6 +126,8 @@ def _pairs(args: argparse.Namespace) -> list[Superposed]:
         raise UserError(
             f"{source} is a folder: its truths come from --data, not from a second path", exit_code=2
         )
+    if is_evaluation(source):
+        return of_evaluation(source, args.names or (), args.chains)
     samples = source / "samples" if (source / "samples").is_dir() else source
     if samples == source and (source / "config.yaml").is_file():
         raise UserError(f"{source} has no samples yet: evaluations while training write them (ddim.save)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,7 @@ from minifold_pl.export.observed import ObservedChain, observed_pdb_text
 from minifold_pl.geometry.secondary_structure import ca_secondary_structure
 from minifold_pl.metrics.tm_search import tm_superposition
 from minifold_pl.plots.structure import Superposed, Trace
+from minifold_pl.report.evaluated import evaluated_files
 
 if TYPE_CHECKING:
     from minifold_pl.data.records import ChainRecord
@@ -36,6 +38,33 @@ def of_files(pred: Path, ref: Path) -> Superposed:
         UserError: One cannot be read, or they have too little in common.
     """
     return _superposed(_pair(FilePair(name=pred.stem, pred=pred, ref=ref)), pred.stem, "")
+
+
+def of_evaluation(folder: Path, names: Sequence[str], count: int) -> list[Superposed]:
+    """The samples that an evaluation wrote, on the truths beside them, with the scores of its summary.
+
+    Raises:
+        UserError: It wrote none, or none of ``names``.
+    """
+    files = [one for one in evaluated_files(folder) if one.best]
+    if not files:
+        raise UserError(
+            f"the evaluation in {folder} wrote no structures (--structures 0, or an older version)"
+        )
+    there = {one.chain for one in files}
+    if missing := sorted(set(names) - there):
+        raise UserError(
+            f"no sample of {', '.join(missing)} in {folder}; there are {', '.join(sorted(there)[:6])}",
+            exit_code=2,
+        )
+    chosen = [one for one in files if not names or one.chain in names][:count]
+    return [
+        replace(
+            _superposed(_pair(FilePair(name=one.chain, pred=one.path, ref=one.truth)), one.chain, one.made),
+            scores=one.scores,
+        )
+        for one in chosen
+    ]
 
 
 def of_samples(folder: Path, store: ChainStore, names: Sequence[str], count: int) -> list[Superposed]:

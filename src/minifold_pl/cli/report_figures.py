@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minifold_pl.cli import plot
 from minifold_pl.cli.errors import UserError
+from minifold_pl.results.figure_data import CONTACTS, EMBEDDING, FigureData, NoFigureData
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,11 +36,9 @@ def more_pictures(report: Report, *, with_model: bool) -> tuple[list[Picture], l
     """
     from minifold_pl.cli.plot_checkpoint import measure_contacts, measure_embedding
     from minifold_pl.cli.plot_records import draw_structure
+    from minifold_pl.report.evaluated import evaluated_files
     from minifold_pl.report.figures import Drawing, drawn
 
-    if report.store is None:
-        return [], []
-    data = ["--data", str(report.store.path)]
     found: list[Picture] = []
     told: list[str] = []
 
@@ -47,32 +48,57 @@ def more_pictures(report: Report, *, with_model: bool) -> tuple[list[Picture], l
         except (UserError, ValueError) as error:
             told.append(f"The figure of {title[0].lower()}{title[1:]} is left out: {error}")
 
-    if any(chain.truth for chain in report.chains):
-        source = ["structure", str(_newest(report.samples)), *data]
+    data = [] if report.store is None else ["--data", str(report.store.path)]
+    evaluation = next((path for path in report.evaluations if evaluated_files(path)), None)
+    if evaluation is not None or (data and any(chain.truth for chain in report.chains)):
+        source = (
+            ["structure", str(evaluation)]
+            if evaluation
+            else ["structure", str(_newest(report.samples)), *data]
+        )
         add(
             "structure", "Samples on their truths", _STRUCTURE,
             lambda: lambda theme: draw_structure(_parsed([*source, "--theme", theme]))[0],
         )  # fmt: skip
-    if with_model and report.checkpoint is not None:
-        given = [str(report.checkpoint), *data]
-        some = ["--chains", str(_CHAINS)]
-        add("contacts", "Contact maps", _CONTACTS, lambda: measure_contacts(_parsed(["contacts", *given]))[0])
-        add(
-            "embedding", "Embeddings", _EMBEDDING,
-            lambda: measure_embedding(_parsed(["embedding", *given, *some]))[0],
-        )  # fmt: skip
+    model = [str(report.checkpoint), *data] if with_model and report.checkpoint is not None and data else None
+    for kind, part, title, measure in (
+        ("contacts", CONTACTS, "Contact maps", measure_contacts),
+        ("embedding", EMBEDDING, "Embeddings", measure_embedding),
+    ):
+        given, caption = _source(report.evaluations, part, model, kind)
+        if given is not None:
+            add(kind, title, caption, partial(_measured, measure, given))
     return found, told
+
+
+def _measured(
+    measure: Callable[[argparse.Namespace], tuple[Callable[[ThemeName], Figure], dict[str, Any]]],
+    given: list[str],
+) -> Callable[[ThemeName], Figure]:
+    return measure(_parsed(given))[0]
+
+
+def _source(
+    evaluations: Sequence[Path], part: str, model: list[str] | None, kind: str
+) -> tuple[list[str] | None, str]:
+    """What ``plot`` is given and the caption: an evaluation that has the numbers, else a model to measure them."""
+    for path in evaluations:
+        with suppress(NoFigureData):
+            if FigureData(path).has(part):
+                return [kind, str(path)], f"{_CAPTIONS[kind]} Numbers from {path / 'summary.json'}."
+    if model is None:
+        return None, ""
+    more = ["--chains", str(_CHAINS)] if kind == "embedding" else []
+    return [kind, *model, *more], f"{_CAPTIONS[kind]} Measured for this report, on validation chains."
 
 
 _STRUCTURE = (
     "The first samples of the newest evaluation, superposed for the highest TM-score, from two sides."
 )
-_CONTACTS = (
-    "True and predicted contacts of one validation chain of each CATH class, with the scores of evaluate."
-)
-_EMBEDDING = (
-    "Pooled embeddings of validation chains by class and architecture, with the silhouette of each labelling."
-)
+_CAPTIONS = {
+    "contacts": "True and predicted contacts of one chain of each CATH class, with their scores.",
+    "embedding": "Pooled embeddings of chains by class and architecture, with the silhouette of each labelling.",
+}
 
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:

@@ -13,6 +13,7 @@ from minifold_pl.checkpoint.contents import CheckpointError, CheckpointSummary, 
 from minifold_pl.checkpoint.manifest import read_manifest
 from minifold_pl.data.store import ChainStore
 from minifold_pl.report.history import History
+from minifold_pl.results.run_data import places_of_data
 from minifold_pl.run.events import read_events
 from minifold_pl.run.folder import RunFolder
 from minifold_pl.run.kept import read_identity
@@ -53,8 +54,7 @@ def open_store(
     """The data of a run and, where they cannot be opened, why.
 
     Args:
-        config: The run's settings; a relative path counts from here, else from where the run folder's path says that
-            the run was started.
+        config: The run's settings; of a relative path see :func:`~minifold_pl.results.run_data.places_of_data`.
         folder: The run folder.
         given: The data set to take instead.
 
@@ -66,10 +66,8 @@ def open_store(
     named = (config.get("data") or {}).get("path")
     if not named:
         return None, "the run does not say what data it was trained on"
-    started_in = folder.path.resolve().parents
-    found = dict.fromkeys([Path(named), *(parent / named for parent in started_in[:3])])
     why = f"{named} is not here"
-    for path in found:
+    for path in places_of_data(named, folder.path):
         try:
             return ChainStore.open(path), ""
         except (ValueError, OSError) as error:
@@ -78,12 +76,12 @@ def open_store(
     return None, f"{why}; --data says where it is"
 
 
-def checkpoint_summary(path: Path) -> CheckpointSummary | None:
-    """What a checkpoint holds; None where it cannot be read."""
+def checkpoint_summary(path: Path) -> tuple[CheckpointSummary | None, str]:
+    """What a checkpoint holds, or why that cannot be said."""
     try:
-        return summary(read_checkpoint(path))
-    except (CheckpointError, OSError):
-        return None
+        return summary(read_checkpoint(path)), ""
+    except (CheckpointError, OSError) as error:
+        return None, str(error)
 
 
 def facts(
@@ -183,10 +181,13 @@ def _code(folder: RunFolder) -> Fact | None:
 
 
 def _checkpoint(path: Path, held: CheckpointSummary | None) -> Fact:
+    if held is None:
+        return Fact(name="Checkpoint", value=f"{path.name}: damaged", note="nothing of it can be shown")
+    # The bytes were checked against it when the checkpoint was read.
     manifest = read_manifest(path)
     digest = "" if manifest is None else f"sha256 {manifest.content.sha256[:12]}…"
-    at = "" if held is None else f"step {held.step:,}, epoch {held.epoch + 1}"
-    if held is not None and held.ema:
+    at = f"step {held.step:,}, epoch {held.epoch + 1}"
+    if held.ema:
         at += ", averaged weights"
     return Fact(name="Checkpoint", value=path.name, note=" · ".join(part for part in (at, digest) if part))
 

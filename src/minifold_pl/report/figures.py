@@ -16,9 +16,10 @@ from minifold_pl.diagnostics.dihedrals import pseudo_pairs
 from minifold_pl.plots.gradients import gradient_figure
 from minifold_pl.plots.losses import loss_figure
 from minifold_pl.plots.one_step import one_step_figure
-from minifold_pl.plots.ramachandran import DihedralSet, ramachandran_figure
+from minifold_pl.plots.ramachandran import PSEUDO, DihedralSet, ramachandran_figure
 from minifold_pl.plots.style import ThemeName, picture
 from minifold_pl.report.structures import Chain
+from minifold_pl.results.figure_data import SUMMARY, FigureData, NoFigureData
 from minifold_pl.results.one_step import NoScores, OneStepScores, read_one_step
 from minifold_pl.results.run_curves import NoCurves, read_curves
 from minifold_pl.run.folder import RunFolder
@@ -62,7 +63,8 @@ def pictures(folder: RunFolder | None, evaluations: Sequence[Path], chains: Sequ
     """What can be drawn from the files of a run, of its evaluations and samples; what was not measured is left out."""
     drawings = [] if folder is None else [*_of_run(folder)]
     places = [*evaluations, *([] if folder is None else [folder.path])]
-    return [drawn(drawing) for drawing in [*drawings, *_one_step(places), *_dihedrals(chains)]]
+    dihedrals = [*_dihedrals_of_evaluation(evaluations)] or [*_dihedrals(chains)]
+    return [drawn(drawing) for drawing in [*drawings, *_one_step(places), *dihedrals]]
 
 
 def _one_step(places: Sequence[Path]) -> Iterator[Drawing]:
@@ -79,6 +81,29 @@ def _one_step_drawing(scores: OneStepScores, place: Path) -> Drawing:
         title="One step from noise",
         caption=f"How good one step from noise of each level is, beside what needs no sequence. From {place}.",
         draw=lambda theme: one_step_figure(scores.curves, about=scores.about, theme=theme),
+    )
+
+
+def _dihedrals_of_evaluation(evaluations: Sequence[Path]) -> Iterator[Drawing]:
+    """Of the first evaluation that has them; the numbers are those of its summary."""
+    for place in evaluations:
+        with contextlib.suppress(NoFigureData):
+            data = FigureData(place)
+            drawings = [_dihedral_drawing(data, kind) for kind in data.kinds()]
+            if drawings:
+                yield from drawings
+                return
+
+
+def _dihedral_drawing(data: FigureData, kind: str) -> Drawing:
+    sets, numbers = data.dihedrals(kind)
+    pseudo = kind == PSEUDO
+    what = "Consecutive Cα dihedrals" if pseudo else "φ and ψ"
+    return Drawing(
+        name="ramachandran" if pseudo else "phi-psi",
+        title="Cα dihedrals" if pseudo else "Ramachandran plot",
+        caption=f"{what} of truth, samples and one-step estimates. Numbers from {data.folder / SUMMARY}.",
+        draw=lambda theme: ramachandran_figure(sets, kind, numbers=numbers, about=data.about, theme=theme),
     )
 
 

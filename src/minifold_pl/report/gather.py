@@ -8,11 +8,13 @@ from typing import Any, Final
 
 from minifold_pl.checkpoint.contents import read_checkpoint, summary
 from minifold_pl.report.card import checkpoint_summary, facts, find_checkpoint, open_store, read_config
+from minifold_pl.report.evaluated import evaluated_files
 from minifold_pl.report.figures import pictures
 from minifold_pl.report.history import History, read_history
 from minifold_pl.report.page import Report
 from minifold_pl.report.results import RECORDS, SUMMARY, read_evaluation, read_while_training
 from minifold_pl.report.structures import read_structures
+from minifold_pl.results.damage import damage
 from minifold_pl.run.folder import RunFolder
 
 SAMPLES: Final = 200
@@ -47,9 +49,14 @@ def gather(
     """
     folder, checkpoint = _place(given)
     config, text = read_config(folder) if folder is not None else ({}, "")
+    damaged = [] if folder is None else damage(folder)
+    held, broken = None, ""
     if checkpoint is None and folder is not None:
         checkpoint = find_checkpoint(folder)
-        held = None if checkpoint is None else checkpoint_summary(checkpoint)
+        if checkpoint is not None:
+            held, broken = checkpoint_summary(checkpoint)
+        if broken:
+            damaged.append(f"The checkpoint is damaged, and what needs its model is left out: {broken}.")
     else:
         assert checkpoint is not None
         held = summary(read_checkpoint(checkpoint))
@@ -58,13 +65,23 @@ def gather(
     history = None if folder is None else read_history(folder)
     base = folder or RunFolder(given.parent)
     store, why_not = open_store(config, base, data)
-    sampled = [*samples, *([folder.samples] if folder is not None and folder.samples.is_dir() else [])]
-    chains, told = read_structures(sampled, store, limit)
     places = _evaluations(folder, evaluations)
-    found = [read_evaluation(path) for path in places]
+    found, sound = [], []
+    named = {path.resolve() for path in evaluations}
+    for path in places:
+        try:
+            found.append(read_evaluation(path))
+            sound.append(path)
+        except ValueError as error:
+            if path.resolve() in named or (path / SUMMARY).resolve() in named:
+                raise
+            damaged.append(f"An evaluation is left out: {error}.")
     if folder is not None:
         found += reversed(read_while_training(folder.path / RECORDS))
-    notes = list(told)
+    sampled = [*samples, *([folder.samples] if folder is not None and folder.samples.is_dir() else [])]
+    evaluated = [one for path in sound for one in evaluated_files(path)]
+    chains, told = read_structures(sampled, store, limit, evaluated=evaluated)
+    notes = [*damaged, *told]
     if store is None and chains:
         notes.append(f"Samples are shown without their truth: {why_not}.")
     if not found:
@@ -81,11 +98,12 @@ def gather(
         results=found,
         chains=chains,
         history=history,
-        figures=pictures(folder, places, chains),
+        figures=pictures(folder, sound, chains),
         config_text=text,
-        checkpoint=checkpoint,
+        checkpoint=None if broken else checkpoint,
         store=store,
         samples=sampled,
+        evaluations=sound,
     )
 
 

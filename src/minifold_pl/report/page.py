@@ -57,6 +57,8 @@ class Report:
     store: ChainStore | None
     samples: Sequence[Path]
     """Folders of the structures."""
+    evaluations: Sequence[Path] = ()
+    """Folders of sound evaluations."""
 
 
 class LibraryMissing(RuntimeError):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minifold_pl.constants import CA_ATOM
+from minifold_pl.constants import BACKBONE_ATOMS, CA_ATOM
 from minifold_pl.data.records import ChainRecord, peptide_bonds
 from minifold_pl.data.store import ChainStore
 from minifold_pl.export.names import safe_file_name
@@ -22,6 +22,7 @@ from minifold_pl.export.observed import ObservedChain, observed_pdb_text
 from minifold_pl.metrics.lddt import lddt_ca
 from minifold_pl.metrics.rmsd import rmsd
 from minifold_pl.metrics.tm_search import searched_scores
+from minifold_pl.report.evaluated import EvaluatedFile
 
 _EPOCH: Final = re.compile(r"epoch-(\d+)")
 _RANK: Final = re.compile(r"_(best|\d+)$")
@@ -31,6 +32,8 @@ _MARGIN: Final = 200
 """Residues without coordinates that a file may have; more, and it is numbered otherwise."""
 _FEWEST: Final = 3
 """Residues that fix a superposition."""
+_EVALUATED: Final = 1 << 31
+"""Shown first of a chain's structures: they are the ones that the scores are of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +80,7 @@ class _Read:
     sample: Sample
     sequence: str
     factors: bool
+    evaluated: EvaluatedFile | None = None
 
     @property
     def ca(self) -> np.ndarray:
@@ -84,7 +88,11 @@ class _Read:
 
 
 def read_structures(
-    folders: Iterable[Path], store: ChainStore | None, limit: int
+    folders: Iterable[Path],
+    store: ChainStore | None,
+    limit: int,
+    *,
+    evaluated: Sequence[EvaluatedFile] = (),
 ) -> tuple[tuple[Chain, ...], list[str]]:
     """PDB files of models in ``folders`` and below, each superposed on its chain of ``store`` for the highest TM-score.
 
@@ -92,11 +100,17 @@ def read_structures(
         folders: Folders of PDB files; ``epoch-010`` says when they were made.
         store: Where the truths are; a truth has the file's name and sequence.
         limit: Structures at most. The newest of each chain come first.
+        evaluated: Files of evaluations, besides, with the scores of their summaries and truths of their own.
 
     Returns:
         Chains by name, and what has to be said about files that are left out.
     """
-    paths = [path for folder in folders for path in sorted(folder.rglob("*.pdb"))]
+    listed = {one.path: one for one in evaluated}
+    known = {path.resolve() for path in listed}
+    paths = [
+        path for folder in folders for path in sorted(folder.rglob("*.pdb")) if path.resolve() not in known
+    ]
+    paths += listed
     told: list[str] = []
     chosen = _newest_of_each(paths, limit)
     if len(chosen) < len(paths):
@@ -107,7 +121,7 @@ def read_structures(
     damaged = []
     for path in chosen:
         try:
-            read.append(_read(path))
+            read.append(_read(path, listed.get(path)))
         except (ValueError, RuntimeError, OSError, IndexError):
             damaged.append(path.name)
     if damaged:
@@ -117,6 +131,8 @@ def read_structures(
     named: list[_Read] = []
     for one in read:
         record = None if truths is None else truths.find(one)
+        if record is None and one.evaluated is not None:
+            record = _truth_of_file(one)
         if record is not None:
             records[record.name] = record
             one = replace(one, sample=replace(one.sample, chain=record.name))
@@ -169,7 +185,7 @@ def _made(path: Path) -> tuple[int, str]:
     return (int(found[1]) if found else 1 << 30, last)
 
 
-def _read(path: Path) -> _Read:
+def _read(path: Path, evaluated: EvaluatedFile | None = None) -> _Read:
     text = path.read_text(encoding="ascii", errors="replace")
     structure = gemmi.read_pdb_string(text)
     structure.setup_entities()
@@ -188,6 +204,12 @@ def _read(path: Path) -> _Read:
     epoch = f"epoch {int(found[1])}" if found else path.parent.name
     rank = _RANK.search(path.stem)
     made = f"{epoch}, {'best' if rank[1] == 'best' else 'rank ' + rank[1]}" if rank and not found else epoch
+    if evaluated is not None:
+        sample = Sample(
+            chain=evaluated.chain, made=evaluated.made, order=(_EVALUATED, "~" if evaluated.best else path.stem),
+            file=f"{path.stem}_{path.parent.parent.name}.pdb", pdb=text, ca=ca,
+        )  # fmt: skip
+        return _Read(sample=sample, sequence="".join(letters), factors=factors, evaluated=evaluated)
     sample = Sample(
         chain=path.stem if found else _RANK.sub("", path.stem),
         made=made,
@@ -251,6 +273,9 @@ def _superposed(read: list[_Read], records: dict[str, ChainRecord]) -> list[_Rea
         motions = torch.cat([searched.pose.rotation.flatten(-2), searched.pose.translation], -1).tolist()
         for row, one in enumerate(part):
             scores = {name: float(column[row]) for name, column in columns.items()}
+            if one.evaluated is not None:
+                # A search for the best pose finds a little more or less from another start: these are the ones told.
+                scores = dict(one.evaluated.scores)
             usable = all(math.isfinite(value) for value in motions[row])
             sample = replace(
                 one.sample,
@@ -259,6 +284,22 @@ def _superposed(read: list[_Read], records: dict[str, ChainRecord]) -> list[_Rea
             )
             done.append(replace(one, sample=sample))
     return done
+
+
+def _truth_of_file(one: _Read) -> ChainRecord | None:
+    """The truth that the evaluation wrote beside its sample, for where the data set is not at hand."""
+    assert one.evaluated is not None
+    try:
+        polymer = gemmi.read_structure(str(one.evaluated.truth))[0][0]
+        coords = np.full((len(one.sequence), len(BACKBONE_ATOMS), 3), np.nan, dtype=np.float32)
+        for residue in polymer:
+            for slot, name in enumerate(BACKBONE_ATOMS):
+                if (atom := residue.find_atom(name, "*")) is not None:
+                    coords[(residue.seqid.num or 0) - 1, slot] = atom.pos.tolist()
+        record = ChainRecord(name=one.sample.chain, sequence=one.sequence, coords=coords)
+    except (ValueError, RuntimeError, OSError, IndexError):
+        return None
+    return record if np.isfinite(coords[:, CA_ATOM]).all(-1).sum() >= _FEWEST else None
 
 
 def _truth(record: ChainRecord) -> str:

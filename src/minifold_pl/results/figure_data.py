@@ -203,10 +203,8 @@ def about(content: Mapping[str, Any]) -> str:
 def arrays_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     """The content of :data:`ARRAYS`: single precision, packed."""
     out = io.BytesIO()
-    np.savez_compressed(
-        out, allow_pickle=False,
-        **{name: x.astype(np.float32) if x.dtype.kind == "f" else x for name, x in arrays.items()},
-    )  # type: ignore[arg-type]  # numpy's stub takes every keyword for allow_pickle  # fmt: skip
+    packed: Any = {name: x.astype(np.float32) if x.dtype.kind == "f" else x for name, x in arrays.items()}
+    np.savez_compressed(out, **packed)
     return out.getvalue()
 
 
