@@ -24,7 +24,7 @@ class TriangleMultiplication(Formulated):
     .. math:: \Delta z_{ij} = g_{ij} \odot W\,\mathrm{LN}\Big(\sum_k a_{ik} \odot b_{jk}\Big)
 
     for outgoing edges; incoming ones sum :math:`a_{ki} \odot b_{kj}`. One matrix multiplication gives both
-    projections and their gates, one explicit copy brings the channels to the front, and the sum is a plain
+    projections and their gates, one explicit copy of each brings the channels to the front, and the sum is a plain
     batched matrix product. fp16 sums in fp32, where l terms cannot overflow; bfloat16 needs no such help.
     Departs from the paper by the clamp to ±1e4 before the norm.
 
@@ -52,18 +52,28 @@ class TriangleMultiplication(Formulated):
             return triangle_update(self, pair, mask, LARGEST_SUM)
         if self.formulation == "cuequivariance" and (self.training or cuequivariance.usable(pair)):
             return cuequivariance.triangle_update(self, pair, mask)
-        y = self.norm(pair)
-        edges = F.glu(self.edges(y), dim=-1)
-        a, b = rearrange(edges, "b i k (two d) -> two b d i k", two=2).contiguous()
-        third = mask[:, None, None, :] if self.outgoing else mask[:, None, :, None]
-        sums = self._sum(a * third, b)
-        x = self.norm_sum(rearrange(sums, "b d i j -> b i j d"))
-        return self.out(x) * self.gate(y).sigmoid()
+        b, n = mask.shape
+        # By hand: under a compiler with dynamic lengths nn.Linear's own flattening costs two copies in each pass.
+        y = rearrange(self.norm(pair), "b i j d -> (b i j) d")
+        left, right = F.glu(self.edges(y), dim=-1).view(b, n, n, -1).chunk(2, dim=-1)
+        left, right = _channels_first(left), _channels_first(right)
+        left.mul_(mask[:, None, None, :] if self.outgoing else mask[:, None, :, None])
+        sums = self._sum(left, right)
+        del left, right  # without a graph nothing else needs them
+        x = rearrange(self.norm_sum(rearrange(sums, "b d i j -> b i j d")), "b i j d -> (b i j) d")
+        del sums
+        return (self.out(x) * self.gate(y).sigmoid_()).view(pair.shape)
 
     def _sum(self, a: Float[Tensor, "b d l l"], b: Float[Tensor, "b d l l"]) -> Float[Tensor, "b d l l"]:
         product = _full_precision_product if a.dtype == torch.float16 else torch.matmul
         sums = product(a, b.mT) if self.outgoing else product(a.mT, b)
-        return sums.clamp(-LARGEST_SUM, LARGEST_SUM)
+        # in place: the product's own backward pass does not need it, the norm's needs only what is left
+        return F.hardtanh_(sums, -LARGEST_SUM, LARGEST_SUM)
+
+
+def _channels_first(edges: Float[Tensor, "b i k d"]) -> Float[Tensor, "b d i k"]:
+    """Always a copy, also where the order of the numbers is the same: it is written to."""
+    return rearrange(edges, "b i k d -> b d i k").clone(memory_format=torch.contiguous_format)
 
 
 _full_precision_product = full_precision(torch.matmul)
