@@ -43,7 +43,9 @@ from minifold_pl.modules.recomputing import Recomputed, recompute_activations
 from minifold_pl.modules.sampling import SamplerConfig
 from minifold_pl.modules.trunk_teaching import ask, build_heads, freeze_idle_heads, hide, long_range_precision
 from minifold_pl.modules.trunks import Trunk, Trunks
+from minifold_pl.nn import cuequivariance
 from minifold_pl.nn.contact_classifier import ContactClassifier
+from minifold_pl.nn.formulation import Formulation, set_formulation
 from minifold_pl.nn.heads import DistanceHead, RgHead
 from minifold_pl.nn.null_condition import NullCondition
 from minifold_pl.nn.pair_stack import PairStack
@@ -122,6 +124,8 @@ class DiffusionModule(MinifoldModule):
         checkpoint_activations: What computes its activations again in the backward pass instead of keeping them:
             ``pair_stack``, ``denoiser``, ``both`` or ``off``; null leaves it to the parts' own settings of that name.
         compile: ``blocks`` has torch compile every block for training, for any length; ``off`` does not.
+        formulation: How the modules compute: ``fast``; ``textbook``, the equations as they are printed, for comparison;
+            ``cuequivariance``, triangle updates by NVIDIA's kernels (GPU, extra ``cuda``). All read the same weights.
         optimizer: AdamW and its learning-rate groups.
         schedule: Learning rate over the epochs.
         init_from: The checkpoint, of this or another version, whose weights a new run begins with.
@@ -162,6 +166,7 @@ class DiffusionModule(MinifoldModule):
         sampler: SamplerConfig = _DDIM,
         checkpoint_activations: Recomputed | None = None,
         compile: CompileMode = "off",
+        formulation: Formulation = "fast",
         optimizer: OptimizerConfig = _V13_OPTIMIZER,
         schedule: LRSchedule = _V13_SCHEDULE,
         init_from: InitFrom = NOWHERE,
@@ -232,8 +237,10 @@ class DiffusionModule(MinifoldModule):
         self.val_draws = val_draws
         self.sampler = sampler
         self.compile_mode = compile or "off"
+        self.formulation = formulation
         if checkpoint_activations is not None:
             recompute_activations(self, checkpoint_activations or "off")
+        set_formulation(self, formulation)
         self._bands: dict[str, BandLosses] = {}
         self._trunks: Trunks | None = None
         self._graphs: ReplayedDenoiser | None = None
@@ -273,6 +280,8 @@ class DiffusionModule(MinifoldModule):
     def on_fit_start(self) -> None:
         """Take the weights to begin with, and compile where that is asked for."""
         super().on_fit_start()
+        if self.formulation == "cuequivariance":
+            cuequivariance.required()
         if self.compile_mode == "blocks":
             compile_blocks(self, self.device)
 
