@@ -52,6 +52,11 @@ class ProteinBatch:
     """0…3, or ``NO_LABEL``."""
     cath_architecture: Int[Tensor, " b"]
     """Index into the training split's label set, or ``NO_LABEL``."""
+    cropped: Bool[Tensor, " b"] | None = None
+    """Pieces of longer chains; None where nobody has said."""
+    contacts_cut: Float[Tensor, " b"] | None = None
+    """Of the contacts of each piece's residues, 12 or more places apart, the share whose other end was cut off; 0 of a
+    whole chain."""
 
     @property
     def ca(self) -> Float[Tensor, "b l 3"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -96,3 +97,15 @@ def test_validation_clamps_each_chain_to_the_share_that_is_expected(built, batch
     )
     torch.testing.assert_close(found, 0.9 * whole + 0.1 * none)
     assert none > whole
+
+
+def test_the_epoch_reports_how_much_was_cropped_and_which_contacts_that_cut(diffusion, batch) -> None:
+    pieces = replace(
+        batch, cropped=torch.tensor([True, False, True]), contacts_cut=torch.tensor([0.5, 0.0, 0.1])
+    )
+    diffusion.log_crops(pieces)
+    diffusion.log_crops(replace(batch, cropped=torch.zeros(3).bool(), contacts_cut=torch.zeros(3)))
+    means = diffusion.epoch_means.means()
+    assert means == pytest.approx({"data/crop_share": 1 / 3, "data/contacts_cut": 0.1})
+    diffusion.log_crops(diffusion.example_batch(2, 10))  # nobody has said
+    assert diffusion.epoch_means.means() == pytest.approx(means)

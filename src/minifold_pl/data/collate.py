@@ -57,4 +57,6 @@ def collate(items: Sequence[ChainItem], pad_multiple: int = PAD_MULTIPLE) -> Pro
         residue_index=torch.from_numpy(residue_index),
         cath_class=torch.tensor([item.cath_class for item in items]),
         cath_architecture=torch.tensor([item.cath_architecture for item in items]),
+        cropped=torch.tensor([item.cropped for item in items]),
+        contacts_cut=torch.tensor([item.contacts_cut for item in items], dtype=torch.float32),
     )

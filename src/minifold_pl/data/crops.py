@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from minifold_pl.constants import CA_ATOM, CONTACT_CUTOFF, LONG_RANGE, MEDIUM_RANGE
 from minifold_pl.data.store import ChainStore
@@ -68,6 +68,26 @@ def crop_losses(store: ChainStore, max_length: int) -> CropLosses:
         contacts_out_of_reach_share=unreachable / total if total else None,
         chains_looked_at=len(looked_at),
     )
+
+
+def contacts_cut(ca: Float[np.ndarray, "l 3"], observed: Bool[np.ndarray, " l"], piece: slice) -> float:
+    """Of the contacts of a piece's residues, the share whose other end lies outside the piece; 0 without contacts.
+
+    Contacts have Cα closer than 8 Å and 12 or more places between them; residues that were not observed have none.
+    """
+    inside = np.arange(len(ca))[piece]
+    inside, places = inside[observed[inside]], np.flatnonzero(observed)
+    apart = np.abs(inside[:, None] - places[None]) >= MEDIUM_RANGE[0]
+    # The expanded form holds one matrix instead of three.
+    square = (ca**2).sum(-1)
+    distances = square[inside, None] + square[None, places] - 2 * ca[inside] @ ca[places].T
+    contact = apart & (distances < CONTACT_CUTOFF**2)
+    outside = (places < piece.start) | (places >= piece.stop)
+    total = int(contact.sum())
+    # Contacts inside the piece are seen from both ends.
+    within = int(contact[:, ~outside].sum()) // 2
+    lost = total - 2 * within
+    return lost / (within + lost) if total else 0.0
 
 
 def _contacts(ca: Float[np.ndarray, "l 3"], max_length: int) -> Float[np.ndarray, " 5"]:

@@ -12,6 +12,7 @@ import torch.utils.data
 from jaxtyping import Bool, Float, Int
 
 from minifold_pl.constants import CA_ATOM, CLS, EOS, NO_LABEL
+from minifold_pl.data.crops import contacts_cut
 from minifold_pl.data.quarantine import Quarantine
 from minifold_pl.data.store import ChainStore
 from minifold_pl.types import Coordinates
@@ -36,6 +37,10 @@ class ChainItem(NamedTuple):
     """Place of the first residue in the whole chain."""
     cath_class: int
     cath_architecture: int
+    cropped: bool = False
+    """A piece of a longer chain."""
+    contacts_cut: float = 0.0
+    """See :func:`minifold_pl.data.crops.contacts_cut`; 0 of a whole chain."""
 
 
 class ChainDataset(torch.utils.data.Dataset[ChainItem]):
@@ -178,6 +183,8 @@ class ChainDataset(torch.utils.data.Dataset[ChainItem]):
             _fill_missing_ca(coords, observed[:, CA_ATOM])
             np.nan_to_num(coords, copy=False, nan=0.0)
         piece = self._piece(chain, epoch, observed[:, CA_ATOM])
+        cropped = piece.stop - piece.start < len(coords)
+        cut = contacts_cut(coords[:, CA_ATOM], observed[:, CA_ATOM], piece) if cropped else 0.0
         coords = coords[piece]
         if self.random_rotation:
             coords = coords @ _rotation(np.random.default_rng((_ROTATION, self.seed, epoch, chain))).T
@@ -194,6 +201,8 @@ class ChainDataset(torch.utils.data.Dataset[ChainItem]):
             cath_architecture=self._architecture_index.get(
                 self.store.chain_architectures[chain] or "", NO_LABEL
             ),
+            cropped=cropped,
+            contacts_cut=cut,
         )
 
     def _piece(self, chain: int, epoch: int, observed: Bool[np.ndarray, " l"]) -> slice:

@@ -165,6 +165,18 @@ class MinifoldModule(pl.LightningModule):
         means = self.epoch_means if self.trainer.training else self.evaluation_means
         means.add(values, batch_size)
 
+    def log_crops(self, batch: ProteinBatch) -> None:
+        """Report how many of the epoch's chains were pieces, and what the cuts cost.
+
+        ``data/crop_share`` is a share of chains, ``data/contacts_cut`` a mean over the chains, 0 of whole ones.
+        """
+        if batch.cropped is not None and batch.contacts_cut is not None:
+            values = {
+                "data/crop_share": batch.cropped.float().mean(),
+                "data/contacts_cut": batch.contacts_cut.mean(),
+            }
+            self.epoch_means.add(values, len(batch))
+
     def log_epoch_means(self) -> None:
         """Log what :attr:`epoch_means` holds, over all ranks, and begin anew; all ranks call it together."""
         if self.epoch_means and (means := self._means_of_all_ranks(self.epoch_means)):

@@ -445,6 +445,7 @@ class DiffusionModule(MinifoldModule):
         weights = weights_at(self.loss_weights, epoch + 1)
         total = weighted_total(terms, weights)
         self.log_losses("loss", total, terms, weights, len(batch))
+        self.log_crops(batch)
         return total
 
     def _recycles(self, epoch: int, batch_idx: int) -> int:
@@ -631,7 +632,9 @@ class DiffusionModule(MinifoldModule):
 
     def _replayed(self) -> Denoiser:
         if self.device.type != "cuda":
-            rank_zero_warn(f"sampler.compile: graphs acts on a GPU alone; on {self.device.type} it changes nothing")
+            rank_zero_warn(
+                f"sampler.compile: graphs acts on a GPU alone; on {self.device.type} it changes nothing"
+            )
             return self.denoiser
         if self._graphs is None:
             self._graphs = ReplayedDenoiser(self.denoiser)
