@@ -64,5 +64,5 @@ def test_flags_that_no_gzip_file_has_are_refused():
     packed = bytearray(gzip.compress(TEXT))
     for flag in (0x20, 0x40, 0x80):
         packed[3] = flag
-        with pytest.raises(StructureFileError, match="damaged gzip.*unknown header flags"):
+        with pytest.raises(StructureFileError, match=r"damaged gzip.*unknown header flags"):
             unpacked(bytes(packed))
