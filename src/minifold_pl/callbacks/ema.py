@@ -8,6 +8,9 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
+from torch.profiler import record_function
+
+from minifold_pl.callbacks.profile_table import EMA as PROFILED
 
 
 class EMA(WeightAveraging):
@@ -41,7 +44,8 @@ class EMA(WeightAveraging):
     def _average(self, averages: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
         n = int(count)
         decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
-        torch._foreach_lerp_(averages, currents, 1 - decay)
+        with record_function(PROFILED):
+            torch._foreach_lerp_(averages, currents, 1 - decay)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Make the average, unless it is switched off."""

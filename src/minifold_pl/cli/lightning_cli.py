@@ -36,6 +36,7 @@ from minifold_pl.callbacks.patience import Patience
 from minifold_pl.callbacks.progress import EpochLines
 from minifold_pl.callbacks.record_quarantine import RecordQuarantine
 from minifold_pl.callbacks.run_events import RunEvents
+from minifold_pl.callbacks.step_profile import StepProfile
 from minifold_pl.callbacks.stop_on_signal import StopOnSignal
 from minifold_pl.callbacks.structure_files import StructureFiles
 from minifold_pl.callbacks.throughput import Throughput
@@ -78,7 +79,12 @@ STANDARD_CALLBACKS: dict[str, type[pl.Callback]] = {
 }
 """Sections of a config, in the order in which the callbacks run; more come under ``trainer.callbacks``."""
 
-SHORT = {"--fresh": "--run.fresh=true", "--accept-changes": "--run.accept_changes=true"}
+SHORT = {
+    "--fresh": "--run.fresh=true",
+    "--accept-changes": "--run.accept_changes=true",
+    "--profile": "--run.profile=go_on",
+    "--profile=stop": "--run.profile=stop",
+}
 """Flags that have a short form."""
 
 
@@ -180,8 +186,10 @@ class MinifoldCLI(LightningCLI):
             ours = origin is not None and origin.parent == self.run_folder.checkpoints
             resumed = None if origin is None else origin.name if ours else str(origin)
             callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            profiled = config.run.profile
             callbacks[:] = [
                 *([] if lease is None else [LeaseKeeper(lease)]),
+                *([] if profiled in ("off", False) else [StepProfile(profiled)]),
                 ExactResume(),
                 *callbacks,
                 StopOnSignal(),
@@ -272,7 +280,7 @@ class MinifoldCLI(LightningCLI):
         config = self.plain_config()
         once = {
             name: getattr(RunConfig(), name)
-            for name in ("fresh", "accept_changes", "after_halt", "after_stop", "wait")
+            for name in ("fresh", "accept_changes", "after_halt", "after_stop", "wait", "profile")
         }
         return {**config, "ckpt_path": None, "run": {**config["run"], **once}}
 

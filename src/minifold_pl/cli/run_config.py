@@ -22,6 +22,11 @@ class RunConfig:
     """Go on with a run that ``minifold-pl stop`` ended: the number that its message names."""
     wait: float = 0.0
     """Seconds to wait for another process that trains in this folder to end."""
+    profile: Literal["off", "go_on", "stop"] = "off"
+    """After three batches profile the next three or more: where a step's time and memory go, by module, as a table here
+    and in ``profile/`` of the run folder, beside a trace for ui.perfetto.dev. ``go_on`` then goes on with the training,
+    which it changes in nothing; ``stop`` then ends it, saved, as ^C would. ``--profile`` and ``--profile=stop`` are
+    short for them."""
     max_fruitless_starts: int | None = 3
     """So many starts in a row without a newer checkpoint halt the run; null for no limit."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"

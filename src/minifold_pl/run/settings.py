@@ -27,6 +27,7 @@ measured, kept and shown, and on what machine (how many processes that makes is 
 :func:`minifold_pl.run.begin.pin_facts`). Every other setting is held to be part of the run."""
 MOMENTARY: Final = (
     "run.fresh", "run.allow_changes", "run.accept_changes", "run.after_halt", "run.after_stop", "run.wait",
+    "run.profile",
     "ckpt_path", "config",
 )  # fmt: skip
 """What concerns one start only."""
