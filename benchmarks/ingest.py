@@ -17,13 +17,13 @@ The target is 0.8 of gemmi's rate, on two mixes, each taken as a whole: the entr
 each file once), and chains of the set exported to both formats. The program ends with 1 where one falls short.
 
 Entries reach it since two thirds of their lines (side chains, waters) are left out before gemmi sees them. Exported
-chains hold the backbone alone: every line is parsed by gemmi, as in its own measurement, and what comes after that is
-not free. Of a PDB file with 650 atoms (53 kB), in µs on one core of a shared EPYC: gemmi's parse 145, open and read 9,
-sha256 30, columns of gemmi's atoms 50, residues and full sequence 110, checks and packing 45, encoding 10: 0.3 to 0.4
-of gemmi's rate, where 45 µs in all beside the parse would be 0.8. To read the columns off the text with numpy instead was
-measured, and is no faster (200 µs in place of the first and the fourth). As mmCIF such a file takes gemmi four times as
-long, and the rate is 0.5 to 0.6. What is there per file also holds back small entries (PDB below 150 kB: 0.5), and the
-command itself, which needs a second to start its processes and write a store.
+chains hold the backbone alone: every line is parsed by gemmi, as in its own measurement, and what comes after that
+is not free. Of a PDB file with 650 atoms (53 kB), in µs on one core of a shared EPYC: gemmi's parse 145, open and
+read 9, sha256 30, columns of gemmi's atoms 50, residues and full sequence 110, checks and packing 45, encoding 10:
+0.3 to 0.4 of gemmi's rate, where 45 µs in all beside the parse would be 0.8. To read the columns off the text with
+numpy instead was measured, and is no faster (200 µs in place of the first and the fourth). As mmCIF such a file
+takes gemmi four times as long, and the rate is 0.5 to 0.6. What is there per file also holds back small entries
+(PDB below 150 kB: 0.5), and the command itself, which needs a second to start its processes and write a store.
 
 Gzipped files need the extra ``fast`` (isal): Python's zlib takes two to three times as long as the one in gemmi.
 """
