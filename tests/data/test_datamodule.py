@@ -179,3 +179,27 @@ def test_a_model_says_which_chains_it_can_use_and_the_others_are_told(tmp_path, 
         "train: chains left out, which this model cannot use: 1 with no coordinates"
         in capsys.readouterr().err
     )
+
+
+def test_a_batch_reaches_a_gpu_without_the_host_waiting(path, monkeypatch):
+    data = ProteinDataModule(path, batch_size=2)
+    data.setup("fit")
+    batch = next(iter(data.val_dataloader()))
+    asked = []
+    monkeypatch.setattr(ProteinBatch, "to", lambda self, *args, **kwargs: asked.append((args, kwargs)))
+    for device in (torch.device("cuda", 0), torch.device("cpu")):
+        data.transfer_batch_to_device(batch, device, 0)
+    assert asked == [
+        ((torch.device("cuda", 0),), {"non_blocking": True}),
+        ((torch.device("cpu"),), {"non_blocking": False}),
+    ]
+
+
+def test_loaders_keep_their_workers_and_pin_what_goes_to_a_gpu(path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    data = ProteinDataModule(path, batch_size=2, num_workers=2)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    assert loader.persistent_workers
+    assert loader.pin_memory
+    assert hasattr(ProteinBatch, "pin_memory")  # else torch would leave it where it is

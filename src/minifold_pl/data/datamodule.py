@@ -20,7 +20,7 @@ from minifold_pl.data.records import TEST, TRAIN, VALIDATION
 from minifold_pl.data.sampler import LengthBucketBatchSampler
 from minifold_pl.data.store import ChainStore, StoreError, is_store, write_store
 from minifold_pl.data.synthetic import SyntheticConfig, generate
-from minifold_pl.types import Coordinates
+from minifold_pl.types import Coordinates, ProteinBatch
 
 
 class ProteinDataModule(LightningDataModule):
@@ -149,6 +149,12 @@ class ProteinDataModule(LightningDataModule):
             shuffle=False,
             **self._loader_options(),
         )
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Copies from pinned memory to a GPU do not wait for one another, nor the host for them."""
+        if isinstance(batch, ProteinBatch):  # Lightning copies asynchronously what is a tensor itself, and no other type
+            return batch.to(device, non_blocking=device.type == "cuda")
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def _chains(self, split: str, **options: Any) -> ChainDataset:
         chains = ChainDataset(
