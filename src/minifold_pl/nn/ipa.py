@@ -16,6 +16,7 @@ from minifold_pl.geometry.precision import full_precision
 from minifold_pl.nn.formulation import Formulated
 from minifold_pl.nn.linear import residual_linear
 from minifold_pl.nn.masking import keep
+from minifold_pl.nn.pair_attention import attend_pairs
 from minifold_pl.nn.textbook.frame_update import apply_update
 from minifold_pl.nn.textbook.ipa import invariant_point_attention
 from minifold_pl.types import Frames
@@ -26,11 +27,16 @@ _EPS = 1e-8
 """Under the root of a point's length (AlphaFold 2's own code)."""
 
 
-class _Attended(NamedTuple):
-    weights: Float[Tensor, "b h i j"]
-    scalars: Float[Tensor, "b l hd"]
-    points: Float[Tensor, "b l hp*3"]
-    lengths: Float[Tensor, "b l hp"]
+_SHARE = math.sqrt(1 / 3)
+"""Weight of each of the three parts of a logit: scalars, pairs, points."""
+
+
+class _Placed(NamedTuple):
+    queries: Float[Tensor, "b h l c"]
+    keys: Float[Tensor, "b h l c"]
+    key_bias: Float[Tensor, "b h l"]
+    values: Float[Tensor, "b h l v"]
+    origin: Float[Tensor, "b l 3"]
 
 
 class InvariantPointAttention(Formulated):
@@ -90,13 +96,15 @@ class InvariantPointAttention(Formulated):
         Masked rows of ``frames`` must be finite. ``pair_bias`` is what :meth:`bias_from_pair` made of ``pair``, for
         callers that come back with the same ``pair``; None computes it here.
         """
-        if pair_bias is None:
-            pair_bias = self.bias_from_pair(pair)
         if self.formulation == "textbook":
-            return invariant_point_attention(self, single, pair, frames, mask, pair_bias)
-        attended = self._attend(self.scalars(single), self.points(single), pair_bias, frames, mask)
-        pairs = attended.weights.to(pair.dtype).transpose(1, 2) @ pair
-        parts = (attended.scalars, attended.points, attended.lengths, pairs.flatten(2))
+            bias = self.bias_from_pair(pair) if pair_bias is None else pair_bias
+            return invariant_point_attention(self, single, pair, frames, mask, bias)
+        placed = self._place(self.scalars(single), self.points(single), frames, mask)
+        weights, pairs = attend_pairs(
+            placed.queries, placed.keys, placed.key_bias, pair,
+            self.pair_bias.weight, self.pair_bias.bias, pair_bias, _SHARE,
+        )  # fmt: skip
+        parts = (*self._gather(weights, placed, frames), pairs.flatten(2))
         return keep(self.out(torch.cat([p.to(single.dtype) for p in parts], dim=-1)), mask)
 
     def bias_from_pair(self, pair: Float[Tensor, "b l l p"]) -> Float[Tensor, "b h i j"]:
@@ -104,9 +112,8 @@ class InvariantPointAttention(Formulated):
         return rearrange(self.pair_bias(pair), "b i j h -> b h i j")
 
     @full_precision
-    def _attend(
-        self, scalars: Tensor, points: Tensor, pair_bias: Tensor, frames: Frames, mask: Tensor
-    ) -> _Attended:
+    def _place(self, scalars: Tensor, points: Tensor, frames: Frames, mask: Tensor) -> _Placed:
+        """Queries and keys whose products are the logits but for the pairs' part, and values."""
         h, n_q, n_v = self.heads, self.query_points, self.value_points
         count = mask.sum(-1)[:, None, None].clamp(min=1)
         centroid = keep(frames.translation, mask).sum(1, keepdim=True) / count
@@ -117,26 +124,25 @@ class InvariantPointAttention(Formulated):
         placed = rearrange(placed, "b l (h p) x -> b h l p x", h=h)
         q_p, k_p, v_p = (p.flatten(-2) for p in placed.split((n_q, n_q, n_v), dim=-2))
 
-        w_all, w_points = math.sqrt(1 / 3), math.sqrt(2 / (9 * n_q))
-        weight = w_all * w_points * F.softplus(self.head_weight)[:, None, None]
-        queries = torch.cat((q * (w_all / math.sqrt(self.d_head)), q_p * weight), dim=-1)
-        keys = torch.cat((k, k_p), dim=-1)
+        weight = _SHARE * math.sqrt(2 / (9 * n_q)) * F.softplus(self.head_weight)[:, None, None]
         key_bias = -0.5 * weight.squeeze(-1) * k_p.square().sum(-1)
-        key_bias = key_bias.masked_fill(~mask.unsqueeze(1), _UNREACHABLE)
-        bias = w_all * pair_bias + key_bias.unsqueeze(2)
-
-        logits = torch.baddbmm(bias.flatten(0, 1), queries.flatten(0, 1), keys.flatten(0, 1).mT)
-        weights = logits.softmax(-1).unflatten(0, (-1, h))
-        gathered = weights @ torch.cat((v, v_p), dim=-1)
-        out, out_p = gathered.split((self.d_head, 3 * n_v), dim=-1)
-        out_p = rearrange(out_p, "b h l (p x) -> b l (h p) x", x=3)
-        local = (out_p - origin.unsqueeze(2)) @ frames.rotation
-        return _Attended(
-            weights=weights,
-            scalars=rearrange(out, "b h l d -> b l (h d)"),
-            points=local.flatten(2),
-            lengths=(local.square().sum(-1) + _EPS).sqrt(),
+        return _Placed(
+            queries=torch.cat((q * (_SHARE / math.sqrt(self.d_head)), q_p * weight), dim=-1),
+            keys=torch.cat((k, k_p), dim=-1),
+            key_bias=key_bias.masked_fill(~mask.unsqueeze(1), _UNREACHABLE),
+            values=torch.cat((v, v_p), dim=-1),
+            origin=origin,
         )
+
+    @full_precision
+    def _gather(self, weights: Tensor, placed: _Placed, frames: Frames) -> tuple[Tensor, Tensor, Tensor]:
+        """Scalars, points in the frame of the query, and their lengths: b l, and the rest as one axis."""
+        gathered = weights @ placed.values
+        out, out_p = gathered.split((self.d_head, 3 * self.value_points), dim=-1)
+        out_p = rearrange(out_p, "b h l (p x) -> b l (h p) x", x=3)
+        local = (out_p - placed.origin.unsqueeze(2)) @ frames.rotation
+        lengths = (local.square().sum(-1) + _EPS).sqrt()
+        return rearrange(out, "b h l d -> b l (h d)"), local.flatten(2), lengths
 
 
 class FrameUpdate(Formulated):
