@@ -9,6 +9,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from minifold_pl.geometry.chain_frame import chain_rotation
 from minifold_pl.geometry.frames import ca_frames, slerp_from_identity, to_local
 from minifold_pl.nn.backbone_head import BackboneAtomHead
 from minifold_pl.nn.distance_bias import DistanceBias
@@ -112,6 +113,9 @@ class IPADenoiser(StructureDenoiser):
         discard_rotation: return rotations rebuilt from x0 by Gram–Schmidt instead of the learned ones. This
             is v11's mistake, kept for the ablation: the last layer's rotations then get no gradient.
         checkpoint_activations: keep only each layer's input for the backward pass.
+        chain_frame: blend with the rotation of the whole chain instead of with the identity, so that the network is
+            rotation-equivariant with the gate too, and let each residue know where x_t and the previous estimate lie in
+            the chain's frame, through a map that starts at 0.
         distance_bias: let the pair distances of x_t, and of the previous estimate, bias each layer's attention.
         backbone_head: places N, C and O in the predicted frames, which are then those of N, Cα and C (v14); none
             leaves a model of Cα alone.
@@ -135,6 +139,7 @@ class IPADenoiser(StructureDenoiser):
         frame_confidence: Tensor | None = None,
         discard_rotation: bool = False,
         checkpoint_activations: bool = False,
+        chain_frame: bool = False,
         distance_bias: bool = False,
         backbone_head: BackboneAtomHead | None = None,
     ) -> None:
@@ -157,6 +162,9 @@ class IPADenoiser(StructureDenoiser):
             DenoiserLayer(d, d_pair, heads, d_head, query_points, value_points, ffn, update_hidden, d_film)
             for _ in range(layers)
         )
+        self.place = nn.Linear(6, d, bias=False) if chain_frame else None
+        if self.place is not None:
+            nn.init.zeros_(self.place.weight)
         self.distance_bias = DistanceBias(layers, heads, d_film) if distance_bias else None
         self.backbone_head = backbone_head
         self.gate_frames(frame_confidence)
@@ -180,6 +188,8 @@ class IPADenoiser(StructureDenoiser):
         time = (t.to(x_t.dtype) * (TIME_SCALE / self.timesteps)).unsqueeze(-1)
         prepared = condition.prepared or Prepared(self._projected(condition))
         single = prepared.single + self.displacement(displacement)
+        if self.place is not None:
+            single = single + self.place(_seen_from_the_chain(x_t, mask, previous, use_previous))
         single = single + self.time(sinusoids(time, self.d_time))
         single = single.to(x_t.dtype)  # the residual stream stays in full precision under autocast
         film = sinusoids(time.squeeze(-1), self.d_film)
@@ -250,7 +260,13 @@ class IPADenoiser(StructureDenoiser):
         x_t = keep(x_t, mask)
         rotation = ca_frames(x_t, mask, bonded).rotation
         if self.frame_confidence is not None:
-            rotation = slerp_from_identity(rotation, self.frame_confidence[t].unsqueeze(-1))
+            confidence = self.frame_confidence[t].unsqueeze(-1)
+            if self.place is None:
+                rotation = slerp_from_identity(rotation, confidence)
+            else:
+                chain = chain_rotation(x_t, mask).unsqueeze(1)
+                rotation = chain @ slerp_from_identity(chain.mT @ rotation, confidence)
+                rotation = _identity_where_masked(rotation, mask)
         x_t = self.start(x_t, t)
         if previous is None:
             return Frames(rotation, x_t), torch.zeros_like(x_t)
@@ -264,6 +280,20 @@ class IPADenoiser(StructureDenoiser):
             known = torch.where(use_previous[:, None, None, None], known, rotation)
         frames = Frames(known, x_t)
         return frames, to_local(frames, estimate)
+
+
+def _seen_from_the_chain(
+    x_t: Tensor, mask: Tensor, previous: Denoised | None, use_previous: Tensor | None
+) -> Float[Tensor, "b l 6"]:
+    """x_t and, where there is one, the previous estimate in the frame of the noised chain."""
+    x_t = keep(x_t, mask)
+    estimate = torch.zeros_like(x_t)
+    if previous is not None:
+        estimate = keep(previous.x0.to(x_t.dtype), mask)
+        if use_previous is not None:
+            estimate = torch.where(use_previous[:, None, None], estimate, 0.0)
+    axes = chain_rotation(x_t, mask)
+    return torch.cat((x_t @ axes, estimate @ axes), dim=-1)
 
 
 def _identity_where_masked(rotation: Tensor, mask: Tensor) -> Tensor:
