@@ -57,7 +57,12 @@ def of_evaluation(folder: Path, names: Sequence[str], count: int) -> list[Superp
             f"no sample of {', '.join(missing)} in {folder}; there are {', '.join(sorted(there)[:6])}",
             exit_code=2,
         )
-    chosen = [one for one in files if not names or one.chain in names][:count]
+    wanted = [one for one in files if not names or one.chain in names]
+    # They are in the order of their lengths: short and long ones, not the shortest alone.
+    chosen = [
+        wanted[k]
+        for k in np.unique(np.linspace(0, len(wanted) - 1, min(count, len(wanted))).round().astype(int))
+    ]
     return [
         replace(
             _superposed(_pair(FilePair(name=one.chain, pred=one.path, ref=one.truth)), one.chain, one.made),

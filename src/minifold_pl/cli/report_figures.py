@@ -92,9 +92,7 @@ def _source(
     return [kind, *model, *more], f"{_CAPTIONS[kind]} Measured for this report, on validation chains."
 
 
-_STRUCTURE = (
-    "The first samples of the newest evaluation, superposed for the highest TM-score, from two sides."
-)
+_STRUCTURE = "Samples of the newest evaluation, superposed for the highest TM-score, from two sides."
 _CAPTIONS = {
     "contacts": "True and predicted contacts of one chain of each CATH class, with their scores.",
     "embedding": "Pooled embeddings of chains by class and architecture, with the silhouette of each labelling.",

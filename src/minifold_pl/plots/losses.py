@@ -206,9 +206,11 @@ def _draw_term(made: Look, axes: Axes, runs: Sequence[RunCurves], name: str, x: 
         floor = runs[0].baselines.get(name, {}).get(_REFERENCE_ROW)
         if len(runs) == 1 and floor is not None and np.isfinite(floor):
             axes.axhline(floor, color=made.theme.muted, linestyle=":", linewidth=1.2)
+            above = bool(np.nanmax(runs[0].scores[name].value, initial=-np.inf) > floor)
             axes.annotate(
                 f"{_REFERENCE_ROW} {floor:.3f}", (0.98, floor), xycoords=("axes fraction", "data"),
-                xytext=(0, 3), ha="right", textcoords="offset points", fontsize=8, color=made.theme.muted,
+                xytext=(0, 3 if above else -3), va="bottom" if above else "top", ha="right",
+                textcoords="offset points", fontsize=8, color=made.theme.muted,
                 bbox=made.plate,
             )  # fmt: skip
     else:
