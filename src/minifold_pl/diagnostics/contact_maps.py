@@ -60,14 +60,14 @@ def predicted_maps(
         batch = collate([chains[place]])
         with torch.inference_mode():
             logits = encoder(batch.tokens.to(module.device)).contact_logits.float().cpu()
-        mask = batch.ca_mask
+        mask, length = batch.ca_mask, int(batch.lengths[0])  # a batch is padded
         found.append(
             MapOfChain(
                 name=batch.names[0],
                 cath_class=int(batch.cath_class[0]),
-                contact=contact_map(batch.ca)[0].numpy(),
-                observed=mask[0].numpy(),
-                probability=logits[0].sigmoid().numpy(),
+                contact=contact_map(batch.ca)[0, :length, :length].numpy(),
+                observed=mask[0, :length].numpy(),
+                probability=logits[0, :length, :length].sigmoid().numpy(),
                 scores={
                     name: float(score(logits, batch.ca, mask)[0]) for name, score in CONTACT_SCORES.items()
                 },

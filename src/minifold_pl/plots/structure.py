@@ -125,15 +125,13 @@ def _views(pair: Superposed) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _draw(made: Look, axes: Axes, pair: Superposed, turned: tuple[np.ndarray, np.ndarray]) -> None:
-    import matplotlib
     from matplotlib.collections import LineCollection
     from matplotlib.colors import to_rgb
 
     background, grey = np.array(to_rgb(made.theme.background)), np.array(to_rgb(made.theme.other))
-    colours = matplotlib.colormaps["viridis" if made.theme.name == "light" else "plasma"]
     parts = [
         _pieces(turned[0], pair.truth, np.tile(grey, (len(pair.truth.ca), 1))),
-        _pieces(turned[1], pair.sample, colours(np.linspace(0.0, 0.9, len(pair.sample.ca)))[:, :3]),
+        _pieces(turned[1], pair.sample, _along(made, np.linspace(0, 1, len(pair.sample.ca)))),
     ]
     ends, widths, shades = (np.concatenate([part[k] for part in parts]) for k in range(3))
     if not len(ends):
@@ -204,15 +202,22 @@ def _catmull_rom(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, t: 
     )
 
 
-def _legend(made: Look, figure: Figure) -> None:
+def _along(made: Look, places: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:
+    """Colours from the N (0) to the C terminus (1), none of them near the background."""
     import matplotlib
+
+    name, first, last = ("viridis", 0.0, 0.9) if made.theme.name == "light" else ("plasma", 0.3, 1.0)
+    return np.asarray(matplotlib.colormaps[name](first + (last - first) * places))[:, :3]
+
+
+def _legend(made: Look, figure: Figure) -> None:
     from matplotlib.lines import Line2D
 
-    colours = matplotlib.colormaps["viridis" if made.theme.name == "light" else "plasma"]
+    start, middle, end = _along(made, np.array([0, 0.5, 1]))
     handles = [
         Line2D([], [], color=made.theme.other, linewidth=4, label="truth"),
-        Line2D([], [], color=colours(0.0), linewidth=4, label="structure, N terminus"),
-        Line2D([], [], color=colours(0.45), linewidth=4, label="middle"),
-        Line2D([], [], color=colours(0.9), linewidth=4, label="C terminus"),
+        Line2D([], [], color=start, linewidth=4, label="structure, N terminus"),
+        Line2D([], [], color=middle, linewidth=4, label="middle"),
+        Line2D([], [], color=end, linewidth=4, label="C terminus"),
     ]
     figure.legend(handles=handles, loc="outside upper right", ncols=4)
