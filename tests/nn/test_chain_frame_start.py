@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from minifold_pl.geometry.chain_frame import chain_rotation
-from minifold_pl.geometry.frames import random_rotations
-from minifold_pl.types import Condition, Denoised
+from minifold_pl.geometry.frames import random_rotations, to_local
+from minifold_pl.geometry.superpose import kabsch
+from minifold_pl.types import Condition, Denoised, Frames
 
 TIMES = torch.tensor([100, 500, 900])
 
@@ -85,3 +86,44 @@ def test_only_the_chains_that_use_the_estimate_feel_it_and_none_feels_its_paddin
     )
     alone = model(x[:1, :n], t[:1], one, estimate(earlier.x0[:1, :n])).x0
     torch.testing.assert_close(mixed[:1, :n], alone, rtol=0, atol=1e-4)
+
+
+def test_without_a_gate_every_residue_starts_with_the_axes_of_the_chain(small_denoiser, problem):
+    x, t, condition = problem
+    rotation = small_denoiser(chain_frame=True, timesteps=1000)(x, t, condition).rotation
+    expected = chain_rotation(x, condition.mask)[:, None].expand_as(rotation)
+    cosine = (torch.einsum("blxy,blxy->bl", rotation, expected) - 1) / 2
+    assert cosine[condition.mask].min() > 0.99
+
+
+@pytest.fixture
+def laid(small_denoiser, reawaken):
+    return reawaken(small_denoiser(chain_frame=True, aligned=True, timesteps=1000), scale=0.5)
+
+
+def test_an_aligned_prediction_lies_best_on_the_noised_chain_and_is_the_same_chain(laid, problem):
+    x, t, condition = problem
+    x, mask = x + 3, condition.mask
+    out = laid(x, t, condition)
+    laid.aligned = False
+    free = laid(x, t, condition)
+    rmsd = [((y - x).square().sum(-1) * mask).sum(1) for y in (out.x0, free.x0)]
+    assert (rmsd[0] < rmsd[1]).all()
+    motion = kabsch(out.x0, x, mask)
+    torch.testing.assert_close(motion.rotation, torch.eye(3).expand(3, 3, 3), rtol=0, atol=1e-3)
+    both = mask[:, :, None] & mask[:, None, :]
+    seen = [to_local(Frames(d.rotation[:, :, None], d.x0[:, :, None]), d.x0[:, None]) for d in (out, free)]
+    torch.testing.assert_close(seen[0][both], seen[1][both], rtol=0, atol=1e-3)
+    assert out.x0[~mask].eq(0).all()
+
+
+def test_an_aligned_prediction_turns_with_its_input_and_survives_what_is_no_number(laid, problem):
+    x, t, condition = problem
+    q = random_rotations(1)[0]
+    here, there = laid(x, t, condition, estimate(x)), laid(x @ q.T, t, condition, estimate(x @ q.T))
+    torch.testing.assert_close(there.x0, here.x0 @ q.T, rtol=0, atol=1e-4)
+    broken = laid(torch.full_like(x, torch.nan), t, condition)
+    assert broken.x0.isnan().any()
+    flat = torch.zeros_like(x).requires_grad_()
+    (laid(flat, t, condition).x0 * torch.randn(3)).sum().backward()
+    assert flat.grad.isfinite().all()

@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from minifold_pl.geometry.chain_frame import chain_rotation
-from minifold_pl.geometry.frames import ca_frames, slerp_from_identity, to_local
+from minifold_pl.geometry.frames import ca_frames, compose, slerp_from_identity, to_local
+from minifold_pl.geometry.superpose import kabsch
 from minifold_pl.nn.backbone_head import BackboneAtomHead
 from minifold_pl.nn.distance_bias import DistanceBias
 from minifold_pl.nn.embeddings import sinusoids
@@ -21,6 +22,9 @@ from minifold_pl.nn.recompute import run_block
 from minifold_pl.nn.structure_denoiser import TIME_SCALE, StructureDenoiser
 from minifold_pl.nn.transition import Transition
 from minifold_pl.types import Condition, Denoised, Frames, Prepared
+
+_FARTHEST = 1e4
+"""Model units; farther residues do not enter the search for a pose."""
 
 
 class DenoiserLayer(nn.Module):
@@ -113,9 +117,11 @@ class IPADenoiser(StructureDenoiser):
         discard_rotation: return rotations rebuilt from x0 by Gram–Schmidt instead of the learned ones. This
             is v11's mistake, kept for the ablation: the last layer's rotations then get no gradient.
         checkpoint_activations: keep only each layer's input for the backward pass.
-        chain_frame: blend with the rotation of the whole chain instead of with the identity, so that the network is
-            rotation-equivariant with the gate too, and let each residue know where x_t and the previous estimate lie in
-            the chain's frame, through a map that starts at 0.
+        chain_frame: start every residue with the rotation of the whole chain, so that all begin with common axes; with
+            ``frame_confidence`` the residues' own are blended in as the signal shows. Rotation-equivariant either way.
+            Each residue also knows where x_t and the previous estimate lie in these axes, by a map that starts at 0.
+        aligned: turn and shift each prediction, as a whole, to where it lies best on x_t. A loss that superposes does
+            not teach how the chain lies, and a sampler's next step needs it.
         distance_bias: let the pair distances of x_t, and of the previous estimate, bias each layer's attention.
         backbone_head: places N, C and O in the predicted frames, which are then those of N, Cα and C (v14); none
             leaves a model of Cα alone.
@@ -140,6 +146,7 @@ class IPADenoiser(StructureDenoiser):
         discard_rotation: bool = False,
         checkpoint_activations: bool = False,
         chain_frame: bool = False,
+        aligned: bool = False,
         distance_bias: bool = False,
         backbone_head: BackboneAtomHead | None = None,
     ) -> None:
@@ -162,6 +169,7 @@ class IPADenoiser(StructureDenoiser):
             DenoiserLayer(d, d_pair, heads, d_head, query_points, value_points, ffn, update_hidden, d_film)
             for _ in range(layers)
         )
+        self.aligned = aligned
         self.place = nn.Linear(6, d, bias=False) if chain_frame else None
         if self.place is not None:
             nn.init.zeros_(self.place.weight)
@@ -213,6 +221,8 @@ class IPADenoiser(StructureDenoiser):
             )
         if self.discard_rotation:
             frames = ca_frames(frames.translation, mask, condition.bonded)
+        if self.aligned:
+            frames = _laid_on(frames, x_t, mask)
         atoms = None if self.backbone_head is None else self.backbone_head(single, mask)
         return Denoised(x0=frames.translation, rotation=frames.rotation, local_atoms=atoms)
 
@@ -259,14 +269,11 @@ class IPADenoiser(StructureDenoiser):
         mask, bonded = condition.mask, condition.bonded
         x_t = keep(x_t, mask)
         rotation = ca_frames(x_t, mask, bonded).rotation
-        if self.frame_confidence is not None:
-            confidence = self.frame_confidence[t].unsqueeze(-1)
-            if self.place is None:
-                rotation = slerp_from_identity(rotation, confidence)
-            else:
-                chain = chain_rotation(x_t, mask).unsqueeze(1)
-                rotation = chain @ slerp_from_identity(chain.mT @ rotation, confidence)
-                rotation = _identity_where_masked(rotation, mask)
+        confidence = None if self.frame_confidence is None else self.frame_confidence[t].unsqueeze(-1)
+        if self.place is not None:
+            rotation = _identity_where_masked(_from_the_chain(rotation, x_t, mask, confidence), mask)
+        elif confidence is not None:
+            rotation = slerp_from_identity(rotation, confidence)
         x_t = self.start(x_t, t)
         if previous is None:
             return Frames(rotation, x_t), torch.zeros_like(x_t)
@@ -280,6 +287,27 @@ class IPADenoiser(StructureDenoiser):
             known = torch.where(use_previous[:, None, None, None], known, rotation)
         frames = Frames(known, x_t)
         return frames, to_local(frames, estimate)
+
+
+def _from_the_chain(
+    rotation: Tensor, x_t: Tensor, mask: Tensor, confidence: Tensor | None
+) -> Float[Tensor, "b l 3 3"]:
+    """The chain's own rotation for every residue, turned towards ``rotation`` as far as ``confidence`` says."""
+    chain = chain_rotation(x_t, mask).unsqueeze(1)
+    if confidence is None:
+        return chain.expand_as(rotation)
+    return chain @ slerp_from_identity(chain.mT @ rotation, confidence)
+
+
+def _laid_on(frames: Frames, x_t: Tensor, mask: Tensor) -> Frames:
+    """``frames`` after the rigid motion that brings their translations nearest to ``x_t``; no gradient through it."""
+    with torch.no_grad():
+        # The search for the pose must not raise on what is no number: the loss is to see that.
+        known = (x.float().nan_to_num(0.0).clamp(-_FARTHEST, _FARTHEST) for x in (frames.translation, x_t))
+        motion = kabsch(*known, mask)
+    rotation, translation = (part.unsqueeze(1).to(frames.translation.dtype) for part in motion)
+    moved = compose(Frames(rotation, translation), frames)
+    return Frames(_identity_where_masked(moved.rotation, mask), keep(moved.translation, mask))
 
 
 def _seen_from_the_chain(
