@@ -39,7 +39,7 @@ def attend_pairs(
         scale: :math:`s`.
     """
     device = pair.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         half = torch.get_autocast_dtype(device)
         pair, weight, bias = pair.to(half), weight.to(half), bias.to(half)
     if pair_bias is not None:
