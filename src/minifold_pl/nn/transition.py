@@ -30,4 +30,7 @@ class Transition(Formulated):
         """Residual delta of ``x``."""
         if self.formulation == "textbook":
             return transition(self, x)
-        return self.narrow(self.widen(self.norm(x)).relu())
+        # In one list of rows: under a compiler with dynamic lengths nn.Linear's own flattening costs two copies of the
+        # widest tensor there is, and only on a tensor that is no view is writing in place free.
+        rows = self.norm(x).flatten(0, -2)
+        return self.narrow(self.widen(rows).relu_()).view(x.shape)
