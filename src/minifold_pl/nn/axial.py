@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minifold_pl.geometry.precision import full_precision
 from minifold_pl.nn.formulation import Formulated
 from minifold_pl.nn.linear import gate_linear, residual_linear
 from minifold_pl.nn.masking import key_bias
@@ -47,7 +49,13 @@ class AxialAttention(Formulated):
         y = self.norm(pair if self.axis == "row" else pair.transpose(1, 2))
         q, k, v = rearrange(self.qkv(y), "b i j (three h d) -> three (b i) h j d", three=3, h=self.heads)
         bias = repeat(key_bias(mask, q.dtype), "b 1 1 j -> (b i) 1 1 j", i=mask.shape[1])
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        on_cpu = q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16)
+        attend = _full_precision_attention if on_cpu else F.scaled_dot_product_attention
+        x = attend(q, k, v, attn_mask=bias).to(q.dtype)
         x = rearrange(x, "(b i) h j d -> b i j (h d)", b=y.shape[0])
         delta = self.out(x * self.gate(y).sigmoid())
         return delta if self.axis == "row" else delta.transpose(1, 2)
+
+
+_full_precision_attention = full_precision(F.scaled_dot_product_attention)
+"""On a CPU the half-precision kernel is no faster, and its backward pass takes three times as long."""
