@@ -41,7 +41,7 @@ def without_fp32_island(mistake: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mistake: geometry runs in the precision that autocast chooses and the input has."""
     if mistake:
         monkeypatch.setattr(precision, "_promote", lambda value: value)
-        monkeypatch.setattr(precision, "_no_autocast", lambda like: nullcontext())
+        monkeypatch.setattr(precision, "without_autocast", lambda like: nullcontext())
 
 
 @pytest.fixture(scope="session")

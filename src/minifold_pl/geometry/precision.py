@@ -31,13 +31,14 @@ def full_precision(function: Callable[_P, _R]) -> Callable[_P, _R]:
     def island(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         promoted = tuple(_promote(a) for a in args)
         named = {name: _promote(a) for name, a in kwargs.items()}
-        with _no_autocast(next(_tensors((*args, *kwargs.values())), None)):
+        with without_autocast(next(_tensors((*args, *kwargs.values())), None)):
             return function(*promoted, **named)
 
     return island
 
 
-def _no_autocast(like: Tensor | None) -> AbstractContextManager[Any]:
+def without_autocast(like: Tensor | None) -> AbstractContextManager[Any]:
+    """A block without autocast on the device of ``like``, where that has any."""
     if like is None or not torch.amp.is_autocast_available(like.device.type):
         return nullcontext()
     return torch.autocast(like.device.type, enabled=False)

@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from minifold_pl.geometry.precision import without_autocast
+
 
 def attend_pairs(
     queries: Float[Tensor, "b h i c"],
@@ -63,7 +65,7 @@ class _AttendPairs(torch.autograd.Function):
         scale: float,
     ) -> tuple[Tensor, Tensor]:
         ctx.scale, ctx.from_pair = scale, pair_bias is None
-        with torch.autocast(pair.device.type, enabled=False):
+        with without_autocast(pair):
             if pair_bias is None:
                 pair_bias = rearrange(F.linear(pair, weight, bias), "b i j h -> b h i j")
             logits = pair_bias.to(queries.dtype, copy=True, memory_format=torch.contiguous_format)
@@ -78,7 +80,7 @@ class _AttendPairs(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, pair, weight, weights = ctx.saved_tensors
         d_weights, d_gathered = gradients
-        with torch.autocast(pair.device.type, enabled=False):
+        with without_autocast(pair):
             d_weights = d_weights + (d_gathered @ pair.mT).transpose(1, 2)
             d_logits = weights * d_weights
             d_logits = d_logits - weights * d_logits.sum(-1, keepdim=True)
