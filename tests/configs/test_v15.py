@@ -23,7 +23,8 @@ ABLATIONS = {
     "x0": "denoising_weights=null", "lddt": "denoising_weights.lddt=0", "min-SNR floor": "x0_weighting.floor=0",
     "FAPE clamp": "fape_clamp_share=1.0", "distogram": "trunk_losses.distogram=0",
     "trunk heads": "trunk_losses=null", "distance bias": "denoiser.init_args.distance_bias=false",
-    "equivariant frames": "snr_gated_frames=true", "scaled start": "scaled_start=false",
+    "chain frame": "denoiser.init_args.chain_frame=false", "aligned": "denoiser.init_args.aligned=false",
+    "residues' own frames": "snr_gated_frames=true", "scaled start": "scaled_start=false",
     "learned null": "null_condition=mask", "noise draws": "noise_draws=1",
     "self-conditioning": "self_conditioning=0.25",
     "recycling": "recycles=2", "hidden residues": "trunk_losses.hidden_residues=0.1",
@@ -82,6 +83,7 @@ def test_gated_as_v14_it_does_not(small: DiffusionModule) -> None:
     """Negative control."""
     times = torch.arange(1000)
     small.denoiser.gate_frames(small.noise_schedule.frame_confidence(times))
+    small.denoiser.place = None
     batch = small.example_batch(1, 40)
     with torch.no_grad():
         condition = small.condition(batch, small.encode(batch.tokens))

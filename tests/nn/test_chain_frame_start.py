@@ -88,12 +88,16 @@ def test_only_the_chains_that_use_the_estimate_feel_it_and_none_feels_its_paddin
     torch.testing.assert_close(mixed[:1, :n], alone, rtol=0, atol=1e-4)
 
 
-def test_without_a_gate_every_residue_starts_with_the_axes_of_the_chain(small_denoiser, problem):
+def test_without_a_gate_every_residue_starts_with_the_axes_of_the_chain_also_with_an_estimate(
+    small_denoiser, problem, make_chain
+):
     x, t, condition = problem
-    rotation = small_denoiser(chain_frame=True, timesteps=1000)(x, t, condition).rotation
-    expected = chain_rotation(x, condition.mask)[:, None].expand_as(rotation)
-    cosine = (torch.einsum("blxy,blxy->bl", rotation, expected) - 1) / 2
-    assert cosine[condition.mask].min() > 0.99
+    model = small_denoiser(chain_frame=True, timesteps=1000)
+    expected = chain_rotation(x, condition.mask)[:, None]
+    for previous in (None, estimate(make_chain(condition.mask))):
+        rotation = model(x, t, condition, previous).rotation
+        cosine = (torch.einsum("blxy,blxy->bl", rotation, expected.expand_as(rotation)) - 1) / 2
+        assert cosine[condition.mask].min() > 0.99
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ from minifold_pl.modules.sampling import SamplerConfig
 from minifold_pl.modules.trunk_teaching import ask, build_heads, freeze_idle_heads, hide, long_range_precision
 from minifold_pl.modules.trunks import Trunk, Trunks
 from minifold_pl.nn import cuequivariance
-from minifold_pl.nn.contact_classifier import ContactClassifier
+from minifold_pl.nn.encoder import StructureEncoder
 from minifold_pl.nn.formulation import Formulation, set_formulation
 from minifold_pl.nn.heads import DistanceHead, RgHead
 from minifold_pl.nn.null_condition import NullCondition
@@ -136,7 +136,7 @@ class DiffusionModule(MinifoldModule):
 
     def __init__(
         self,
-        encoder: ContactClassifier,
+        encoder: StructureEncoder,
         pair_stack: PairStack,
         denoiser: StructureDenoiser,
         aux: DistanceHead,

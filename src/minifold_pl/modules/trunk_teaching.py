@@ -8,13 +8,13 @@ from torch import Tensor
 from minifold_pl.losses.trunk import CONTACTS, DISTOGRAM, HIDDEN_RESIDUES, SECONDARY_STRUCTURE, TrunkLosses
 from minifold_pl.metrics.contacts import contact_precision
 from minifold_pl.modules.hidden_residues import hide_residues
-from minifold_pl.nn.contact_classifier import ContactClassifier
+from minifold_pl.nn.encoder import StructureEncoder
 from minifold_pl.nn.trunk_heads import TrunkHeads
 from minifold_pl.types import ProteinBatch, SequenceFeatures, TrunkPrediction
 
 
 def build_heads(
-    losses: TrunkLosses, encoder: ContactClassifier, d_pair: int, *, freeze_encoder: bool
+    losses: TrunkLosses, encoder: StructureEncoder, d_pair: int, *, freeze_encoder: bool
 ) -> TrunkHeads:
     """The heads that ``losses`` weigh, on the single features of ``encoder`` and pair features of ``d_pair`` channels.
 
@@ -36,13 +36,13 @@ def build_heads(
     )
 
 
-def freeze_idle_heads(encoder: ContactClassifier, losses: TrunkLosses | None) -> None:
+def freeze_idle_heads(encoder: StructureEncoder, losses: TrunkLosses | None) -> None:
     """Leave the heads of stage 1 alone that no loss of stage 2 reaches.
 
     They would only decay, and distributed training would wait for their gradients.
     """
-    encoder.classes.requires_grad_(False)
-    encoder.architectures.requires_grad_(False)
+    for head in encoder.stage_1_heads:
+        head.requires_grad_(False)
     if losses is None or CONTACTS not in losses.weights:
         encoder.contacts.requires_grad_(False)
 
@@ -50,7 +50,7 @@ def freeze_idle_heads(encoder: ContactClassifier, losses: TrunkLosses | None) ->
 def ask(
     heads: TrunkHeads,
     losses: TrunkLosses,
-    encoder: ContactClassifier,
+    encoder: StructureEncoder,
     features: SequenceFeatures,
     pair: Float[Tensor, "b l l p"],
 ) -> TrunkPrediction:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from minifold_pl.constants import CATH_CLASSES
-from minifold_pl.nn.encoder import ContactEncoder, residue_mask
+from minifold_pl.nn.encoder import ContactEncoder, StructureEncoder, residue_mask
 from minifold_pl.nn.masking import pair_mask
 from minifold_pl.types import SequenceFeatures
 
@@ -23,7 +23,7 @@ class ContactOutput(NamedTuple):
     """Symmetric; 0 where either residue is masked."""
 
 
-class ContactClassifier(nn.Module):
+class ContactClassifier(StructureEncoder):
     """A :class:`~minifold_pl.nn.encoder.ContactEncoder` with three heads; 1.19 M parameters at the defaults.
 
     Args:
@@ -71,6 +71,11 @@ class ContactClassifier(nn.Module):
     def max_residues(self) -> int:
         """Longest chain that the position table holds."""
         return self.encoder.max_residues
+
+    @property
+    def stage_1_heads(self) -> tuple[nn.Module, ...]:
+        """CATH class and architecture."""
+        return self.classes, self.architectures
 
     def encode(self, tokens: Int[Tensor, "b n"]) -> SequenceFeatures:
         """Features of the ``n - 2`` residue places, 0 where there is no residue."""

@@ -119,7 +119,8 @@ class IPADenoiser(StructureDenoiser):
         checkpoint_activations: keep only each layer's input for the backward pass.
         chain_frame: start every residue with the rotation of the whole chain, so that all begin with common axes; with
             ``frame_confidence`` the residues' own are blended in as the signal shows. Rotation-equivariant either way.
-            Each residue also knows where x_t and the previous estimate lie in these axes, by a map that starts at 0.
+            Each residue also knows where x_t and the previous estimate lie in these axes, by a map that starts at 0;
+            the rotations start there with a previous estimate too.
         aligned: turn and shift each prediction, as a whole, to where it lies best on x_t. A loss that superposes does
             not teach how the chain lies, and a sampler's next step needs it.
         distance_bias: let the pair distances of x_t, and of the previous estimate, bias each layer's attention.
@@ -280,6 +281,9 @@ class IPADenoiser(StructureDenoiser):
         estimate = keep(previous.x0.to(x_t.dtype), mask)
         if use_previous is not None:
             estimate = torch.where(use_previous[:, None, None], estimate, x_t)
+        if self.place is not None:
+            frames = Frames(rotation, x_t)
+            return frames, to_local(frames, estimate)
         known = ca_frames(estimate, mask, bonded).rotation
         if previous.local_atoms is not None:
             known = _identity_where_masked(previous.rotation.to(x_t.dtype), mask)
@@ -303,8 +307,10 @@ def _laid_on(frames: Frames, x_t: Tensor, mask: Tensor) -> Frames:
     """``frames`` after the rigid motion that brings their translations nearest to ``x_t``; no gradient through it."""
     with torch.no_grad():
         # The search for the pose must not raise on what is no number: the loss is to see that.
-        known = (x.float().nan_to_num(0.0).clamp(-_FARTHEST, _FARTHEST) for x in (frames.translation, x_t))
-        motion = kabsch(*known, mask)
+        mobile, target = (
+            x.float().nan_to_num(0.0).clamp(-_FARTHEST, _FARTHEST) for x in (frames.translation, x_t)
+        )
+        motion = kabsch(mobile, target, mask)
     rotation, translation = (part.unsqueeze(1).to(frames.translation.dtype) for part in motion)
     moved = compose(Frames(rotation, translation), frames)
     return Frames(_identity_where_masked(moved.rotation, mask), keep(moved.translation, mask))

@@ -29,6 +29,35 @@ class SequenceEncoder(Protocol):
         ...
 
 
+class StructureEncoder(nn.Module):
+    """A :class:`SequenceEncoder` that the second stage can take: with a contact head of its own."""
+
+    d_single: int
+    d_pair: int
+    d_pooled: int
+
+    @property
+    def max_residues(self) -> int | None:
+        """Longest chain that it can read; None for any."""
+        return None
+
+    @property
+    def stage_1_heads(self) -> tuple[nn.Module, ...]:
+        """Heads that no loss of the second stage reaches."""
+        return ()
+
+    contacts: nn.Module
+    """The contact head."""
+
+    def encode(self, tokens: Int[Tensor, "b n"]) -> SequenceFeatures:
+        """Features of the ``n - 2`` residue places, 0 where there is no residue."""
+        raise NotImplementedError(f"{type(self).__name__} must say how it reads a sequence")
+
+    def contact_logits(self, features: SequenceFeatures) -> Float[Tensor, "b l l"]:
+        """Logit of the event that two residues are in contact; symmetric."""
+        raise NotImplementedError(f"{type(self).__name__} must say how it predicts contacts")
+
+
 def residue_mask(tokens: Int[Tensor, "b n"]) -> Bool[Tensor, "b l"]:
     """Residue places (``l = n - 2``, without the first and last token) that hold a residue or MASK."""
     inner = tokens[:, 1:-1]
