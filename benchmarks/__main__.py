@@ -56,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     results = _run(chosen, options, args.budget_minutes)
     goals = {name: result.goals for name, result in results.items()}
-    print("\n" + report.goal_table(goals))
+    if any(goals.values()):
+        print("\n" + report.goal_table(goals))
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
         report.write_json(args.out / "benchmarks.json", about, results)
