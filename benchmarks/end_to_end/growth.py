@@ -27,7 +27,7 @@ SETTINGS: tuple[tuple[Recomputed, str], ...] = (
 
 def run(options: Options) -> Result:
     """Operations are counted, exactly; memory is measured at the allocator and fitted by a L + b L²."""
-    module = v13(options)
+    module = v13(options, "model.init_args.encoder.init_args.positions=1024")
     module.train()
     rows, notes = _operations(module)
     held = sum(state_bytes(module).values())
@@ -58,7 +58,8 @@ def run(options: Options) -> Result:
             for card in CARDS
         )
         notes.append(
-            f"checkpoint_activations {what}, {dtype}: chains × residues that fit: {fitting} (fit within {100 * off:.0f} %)"
+            f"checkpoint_activations {what}, {dtype}: chains × residues that fit: {fitting} "
+            f"(fitted within {100 * off:.0f} %)"
         )
     recompute_activations(module, "pair_stack")
     goal = Goal(
@@ -84,8 +85,8 @@ def _operations(module: DiffusionModule) -> tuple[list[Row], list[str]]:
         for length, count in zip(LENGTHS, forward, strict=True)
     ]  # fmt: skip
     note = (
-        f"operations of a forward pass: {linear / 1e6:.2f} M·L + {square / 1e6:.3f} M·L² + {cube / 1e3:.2f} k·L³; cubic "
-        "are the pair stacks' triangle sums and axial attention"
+        f"operations of a forward pass: {linear / 1e6:.2f} M·L + {square / 1e6:.3f} M·L² + {cube / 1e3:.2f} k·L³; "
+        "cubic are the pair stacks' triangle sums and axial attention"
     )
     return rows, [note]
 
@@ -105,7 +106,7 @@ def _step(module: DiffusionModule, length: int, dtype: str) -> Callable[[], None
 
 
 def _fitted(lengths: tuple[int, ...], peaks: list[int]) -> Callable[[int], float]:
-    """a L + b L², least squares of the relative errors."""
+    """Bytes as a L + b L², by least squares of the relative errors."""
     scaled = [[length / peak, length**2 / peak] for length, peak in zip(lengths, peaks, strict=True)]
     a, b = np.linalg.lstsq(np.array(scaled), np.ones(len(lengths)), rcond=None)[0]
     return lambda length: float(a * length + b * length**2)

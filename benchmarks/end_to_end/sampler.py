@@ -95,8 +95,6 @@ def run(options: Options) -> Result:
             module, "textbook", partial(naive, module, batch, STEPS, first=None if timed == STEPS else timed)
         ),
     }
-    if not options.quick:
-        runs["textbook, kept"] = lambda: _in(module, "textbook", partial(kept, module, batch, STEPS))
     timings = interleaved(runs, rounds=options.rounds, device=options.device, seconds=options.seconds_left)
     if timings is None:
         fewer = max(1, min(3, options.rounds))

@@ -107,3 +107,32 @@ def test_a_compiled_sampler_draws_the_same(diffusion, make_batch, monkeypatch) -
     graphs = SamplerConfig(steps=4, guidance=2.0, compile="graphs")
     found = diffusion.sample(batch, graphs, seed=0, keys=batch.names)
     torch.testing.assert_close(found.x0, expected.x0, atol=1e-3, rtol=0)  # Å
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="a CPU is compiled for by g++")
+def test_what_was_compiled_before_changes_no_bit_of_what_comes(diffusion, make_batch) -> None:
+    """A run that goes on compiles anew, for other lengths first."""
+    diffusion.eval()  # no dropout
+
+    def train(module, lengths: list[int], state: dict | None) -> dict:
+        torch._dynamo.reset()
+        assert compile_blocks(module, CPU)
+        optimizer = torch.optim.AdamW(module.denoiser.parameters(), lr=1e-3)
+        if state is not None:
+            module.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+        for length in lengths:
+            optimizer.zero_grad()
+            batch = make_batch([("a", length), ("b", length - 3)])
+            torch.manual_seed(length)
+            gradients(module, batch, self_condition=length % 2 == 1)
+            optimizer.step()
+        return copy.deepcopy({"model": module.state_dict(), "optimizer": optimizer.state_dict()})
+
+    begun = copy.deepcopy(diffusion)
+    half = train(begun, [24, 33], None)
+    whole = train(copy.deepcopy(diffusion), [24, 33, 40, 17], None)
+    resumed = train(copy.deepcopy(diffusion), [40, 17], half)
+    for name, value in whole["model"].items():
+        assert torch.equal(resumed["model"][name], value), name
