@@ -75,7 +75,9 @@ def test_what_is_kept_changes_no_sample(model, make_batch, space, eta) -> None:
     batch = make_batch(CHAINS)
     truth = naive(model, batch, sampler, seed=5, keys=batch.names)
     with model.sharing_trunks():
-        model.sample(make_batch(CHAINS[::-1][:3]), sampler, seed=1, keys=["a", "b", "c"])  # something is known
+        model.sample(
+            make_batch(CHAINS[::-1][:3]), sampler, seed=1, keys=["a", "b", "c"]
+        )  # something is known
         kept = model.sample(batch, sampler, seed=5, keys=batch.names).x0
     # eps: rounding comes back 642 times as large at the noisiest step
     torch.testing.assert_close(to_model_units(kept), truth, atol=1e-5 if space == "x0" else 1e-3, rtol=0)
