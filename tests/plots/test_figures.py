@@ -107,6 +107,8 @@ def test_a_learning_rate_group_has_one_line_and_a_name_whichever_run_has_it():
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["rest", "encoder", "head"]
+    below = 1 / (1 + 3 * 0.15)  # of the axis, the legend is above
+    assert 1e-3 <= axes.get_ylim()[1] * below < 1.1e-3
     styles = {float(line.get_ydata()[0]): set() for line in axes.lines}
     for line in axes.lines:
         styles[float(line.get_ydata()[0])].add(line.get_linestyle())
@@ -138,7 +140,7 @@ def test_norms_limits_clipping_events_and_cosines_are_those_given():
     run = _run(
         gradients={"denoiser": _curve([2, 1, 0.5]), "aux": _curve([0.1, 0, 0.2])},
         clipped={"denoiser": _curve([0.5, 0.25, 0])},
-        limits={"denoiser": 1.5},
+        limits={"denoiser": 1.5, "aux": 1.5},
         marks=(
             Mark(kind="tripwire", step=15, epoch=1.5, told="aux"),
             Mark(kind="resumed", step=3, epoch=0.3),
@@ -154,7 +156,8 @@ def test_norms_limits_clipping_events_and_cosines_are_those_given():
     np.testing.assert_array_equal(lines["aux"].get_ydata(), [0.1, np.nan, 0.2])  # 0 has no logarithm
     assert lines["tripwire: no gradient, noise begins (aux)"].get_xdata().tolist() == [15]
     assert not any("resumed" in label for label in lines)
-    assert [1.5, 1.5] in [list(one.get_ydata()) for one in norms.lines]
+    assert [list(one.get_ydata()) for one in norms.lines].count([1.5, 1.5]) == 1
+    assert "denoiser, aux: 1.5" in _texts(figure), "modules of one limit are all named beside its line"
     clipped = _panel(figure, "steps in which the gradient was clipped")
     np.testing.assert_array_equal(clipped.lines[0].get_ydata(), [50, 25, 0])
     assert {"-0.25", "+0.75"} <= set(_texts(figure))
@@ -250,6 +253,11 @@ def test_found_missed_and_wrong_contacts_are_counted_once_and_scores_are_written
     assert {"found 2", "missed 7", "wrong 1", "1abc.A, Mainly Beta", "P 0.667  R 0.222  long L –"} <= set(
         told
     )
+    picture(figure)
+    legend = figure.axes[1].get_legend()
+    assert not legend.get_window_extent().overlaps(figure.axes[1].get_window_extent()), (
+        "it would hide contacts"
+    )
     predicted = figure.axes[1].images[0].get_array()
     assert predicted[0, 5] == 0.9 and predicted.mask[5, 0] and predicted.mask[3, 3]
 
@@ -285,7 +293,9 @@ def test_every_chain_is_drawn_once_and_the_silhouette_is_that_of_the_vectors():
         [Projection(name="PCA", points=vectors[:, :2], axes=("PC 1", "PC 2"))], [labelling]
     )
     (axes,) = figure.axes
-    assert axes.get_title(loc="left") == f"PCA by architecture, silhouette {labelling.silhouette:.3f}"
+    assert axes.get_title(
+        loc="left"
+    ) == f"PCA by architecture, silhouette {labelling.silhouette:.3f}".replace("-", "−")
     places = np.concatenate([part.get_offsets() for part in axes.collections])
     assert {tuple(p) for p in places} == {tuple(p) for p in vectors[:, :2]} and len(places) == 30
     numbers = [

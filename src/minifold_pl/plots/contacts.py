@@ -80,7 +80,7 @@ def contact_figure(panels: Sequence[ContactPanel], *, about: str = "", theme: Th
         if panel.contact.shape != (length, length) or panel.probability.shape != (length, length):
             raise ValueError(f"{panel.name}: the maps of {length} residues need shape ({length}, {length})")
     with look(theme) as made:
-        figure = made.figure(9.6, 4.2 * len(panels) + 0.7, "Contact maps", about)
+        figure = made.figure(9.6, 4.5 * len(panels) + 0.7, "Contact maps", about)
         grid = figure.subplots(len(panels), 2, squeeze=False)
         for row, panel in zip(grid, panels, strict=True):
             _draw_truth(made, row[0], panel)
@@ -117,7 +117,15 @@ def _draw_prediction(made: Look, axes: Axes, panel: ContactPanel) -> Any:
     for (name, which), colour in zip(outcomes.items(), (0, 4, 1), strict=True):
         _fill(axes, which, made.colour(colour))
         axes.plot([], [], "s", color=made.colour(colour), markersize=6, label=f"{name} {counts[name]}")
-    axes.legend(loc="lower left", handletextpad=0.2, borderpad=0.3)
+    # Beside the map: in each of its corners may be contacts.
+    axes.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.11),
+        ncols=3,
+        handletextpad=0.2,
+        columnspacing=1.2,
+        borderpad=0.2,
+    )
     told = [
         f"{label} {panel.scores[name]:.3f}" if np.isfinite(panel.scores[name]) else f"{label} –"
         for name, label in SHOWN.items()

@@ -126,7 +126,7 @@ def _draw(made: Look, axes: Axes, projection: Projection, labelling: Labelling) 
             x[which], y[which], s=size, color=made.colour(place), marker=MARKERS[place % len(MARKERS)], alpha=0.85,
             linewidths=0, label=f"{label} ({number})", zorder=3,
         )  # fmt: skip
-    told = "silhouette –" if np.isnan(labelling.silhouette) else f"silhouette {labelling.silhouette:.3f}"
-    axes.set_title(f"{projection.name} by {labelling.name}, {told}")
+    told = "–" if np.isnan(labelling.silhouette) else f"{labelling.silhouette:.3f}".replace("-", "−")
+    axes.set_title(f"{projection.name} by {labelling.name}, silhouette {told}")
     axes.set(xlabel=projection.axes[0], ylabel=projection.axes[1])
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.2)

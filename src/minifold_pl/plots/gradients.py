@@ -83,16 +83,31 @@ def _draw_norms(made: Look, axes: Axes, run: RunCurves) -> None:
             curve.step, np.where(curve.value > 0, curve.value, np.nan), color=colour,
             marker=MARKERS[place % len(MARKERS)], markersize=4, label=module,
         )  # fmt: skip
-        if module in run.limits:
-            axes.axhline(run.limits[module], color=colour, linestyle=":", linewidth=1.1)
     axes.set(ylabel="L2 norm", yscale="log")
     axes.tick_params(labelbottom=False)
-    if any(module in run.limits for module in run.gradients):
-        axes.plot([], [], ":", color=made.theme.muted, label="clipped to")
+    _draw_limits(made, axes, run)
     if any(mark.kind in EVENTS for mark in run.marks):
         low, high = axes.get_ylim()
         axes.set_ylim(low, high * (high / low) ** 0.25)  # room for their symbols above the curves
     _draw_events(made, axes, run)
+
+
+def _draw_limits(made: Look, axes: Axes, run: RunCurves) -> None:
+    """A line for each limit, named: modules of the same one would hide each other's lines."""
+    limits: dict[float, list[int]] = {}
+    for place, module in enumerate(run.gradients):
+        if module in run.limits:
+            limits.setdefault(run.limits[module], []).append(place)
+    for limit, places in limits.items():
+        colour = made.colour(places[0]) if len(places) == 1 else made.theme.muted
+        names = ", ".join(list(run.gradients)[place] for place in places)
+        axes.axhline(limit, color=colour, linestyle=":", linewidth=1.1)
+        axes.annotate(
+            f"{names}: {limit:g}", (0.99, limit), xycoords=("axes fraction", "data"), xytext=(0, 2),
+            textcoords="offset points", ha="right", va="bottom", fontsize=8, color=made.theme.muted, bbox=made.plate,
+        )  # fmt: skip
+    if limits:
+        axes.plot([], [], ":", color=made.theme.muted, label="clipped to")
 
 
 def _draw_events(made: Look, axes: Axes, run: RunCurves) -> None:

@@ -25,6 +25,7 @@ UNITS: Final[Mapping[str, str]] = {
     "clash": "model units²",
     "frame_rot": "1 − cos θ",
     "omega": "1 − cos Δω",
+    "phi_psi": "1 − cos Δ",
     "chirality": "volume²",
     "angle": "cosine²",
     "bb_angle": "cosine²",
@@ -33,6 +34,10 @@ UNITS: Final[Mapping[str, str]] = {
     "class": "nats",
     "architecture": "nats",
     "contact": "nats",
+    "contacts": "nats",
+    "distogram": "nats",
+    "secondary_structure": "nats",
+    "hidden_residues": "nats",
     "ddim/tm_score": "TM-score",
     "ddim/lddt_ca": "lDDT-Cα",
     "val/class_accuracy": "share right",
@@ -40,7 +45,7 @@ UNITS: Final[Mapping[str, str]] = {
     "val/contact_recall": "recall",
     "val/precision_long_L5": "precision",
 }
-"""Of terms and scores; a term that is not here is drawn without one."""
+"""Of terms and scores; a term that is not here is in units of its own."""
 TITLES: Final[Mapping[str, str]] = {
     TOTAL: "total (weighted sum)",
     "score": "total at final weights",
@@ -56,6 +61,8 @@ _FEW: Final = 15
 """Up to so many points each has a dot."""
 _WIDE_RANGE: Final = 30.0
 """From this ratio of the largest to the smallest value on an axis is logarithmic."""
+_ROOM_FOR_GROUP: Final = 0.15
+"""Of the rates' axis, above them, for a line of their legend."""
 _REFERENCE_ROW: Final = "other chain"
 
 
@@ -163,7 +170,9 @@ def _draw_rates(made: Look, axes: Axes, runs: Sequence[RunCurves], x: Along) -> 
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
     if many:
-        axes.legend(title="group", title_fontsize=8)
+        # Rates start low, stay high and end low: the only place without a curve is above them.
+        axes.set_ylim(top=axes.get_ylim()[1] * (1 + _ROOM_FOR_GROUP * len(groups)))
+        axes.legend(loc="upper right")
 
 
 def _draw_waits(made: Look, axes: Axes, runs: Sequence[RunCurves], x: Along) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FLOOR_LINES: Final = ("--", ":", "-.")
+_NEAR: Final = 0.04
+"""Of the axis: a number this near its end is written to its inner side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +84,11 @@ def one_step_figure(
         shown = curves[0]
         for t, value in zip(shown.times, shown.mean, strict=True):
             if np.isfinite(value):
+                # In the middle it would lie over the axis.
+                ha = "left" if t < _NEAR * timesteps else "right" if t > (1 - _NEAR) * timesteps else "center"
+                aside = {"left": 4, "center": 0, "right": 0}[ha]
                 axes.annotate(
-                    f"{value:.3f}", (float(t), float(value)), xytext=(0, 7), textcoords="offset points", ha="center",
+                    f"{value:.3f}", (float(t), float(value)), xytext=(aside, 7), textcoords="offset points", ha=ha,
                     fontsize=8, color=made.colour(0), bbox=made.plate, zorder=4,
                 )  # fmt: skip
         axes.set(
