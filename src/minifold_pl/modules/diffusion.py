@@ -251,7 +251,7 @@ class DiffusionModule(MinifoldModule):
             self.denoiser.scale_start(noise_schedule.signal(times))
         if freeze_encoder:
             self.encoder.requires_grad_(False)
-        else:
+        elif self.objective.trunk is not None:
             freeze_idle_heads(self.encoder, self.objective.trunk)
         self.encoder_origin = "random"
         """``random``, or the stage-1 checkpoint that the encoder came from."""

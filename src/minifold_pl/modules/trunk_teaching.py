@@ -36,14 +36,14 @@ def build_heads(
     )
 
 
-def freeze_idle_heads(encoder: StructureEncoder, losses: TrunkLosses | None) -> None:
+def freeze_idle_heads(encoder: StructureEncoder, losses: TrunkLosses) -> None:
     """Leave the heads of stage 1 alone that no loss of stage 2 reaches.
 
     They would only decay, and distributed training would wait for their gradients.
     """
     for head in encoder.stage_1_heads:
         head.requires_grad_(False)
-    if losses is None or CONTACTS not in losses.weights:
+    if CONTACTS not in losses.weights:
         encoder.contacts.requires_grad_(False)
 
 
