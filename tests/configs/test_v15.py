@@ -13,9 +13,11 @@ import torch
 
 from minifold_pl.cli.lightning_cli import instantiate_model
 from minifold_pl.cli.main import main
+from minifold_pl.data.tokenizer import null_tokens
 from minifold_pl.geometry.frames import random_rotations
-from minifold_pl.losses.objective import final_weights
+from minifold_pl.losses.objective import final_weights, weighted_total
 from minifold_pl.modules.diffusion import DiffusionModule
+from minifold_pl.modules.sampling import SamplerConfig
 from minifold_pl.types import Denoised
 
 MODEL = "--model.init_args."
@@ -123,3 +125,34 @@ def test_it_trains_logs_every_term_and_picks_the_best_by_the_score(
     best = torch.load("run/checkpoints/best.ckpt", map_location="cpu", weights_only=True)
     assert best["minifold_pl"]["encoder_origin"] == "random"
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_every_trained_parameter_takes_part_in_every_step(again: bool, small: DiffusionModule) -> None:
+    """Distributed training waits for the gradient of each, also where a batch drops no condition."""
+    batch = small.train().example_batch(2, 24)
+    found = small.predict_structure(
+        batch, batch.tokens, small.target(batch), small._training_draws(batch, 0), again
+    )
+    terms, weights = small.objective(*found), final_weights(small.loss_weights)
+    weighted_total(terms, weights).backward()
+    assert [n for n, p in small.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_step_and_a_guided_sample_are_finite_in_half_precision(
+    dtype: torch.dtype, small: DiffusionModule
+) -> None:
+    batch = small.example_batch(2, 24)
+    batch.coords.add_(torch.randn_like(batch.coords))
+    tokens = batch.tokens.clone()
+    tokens[1] = null_tokens(tokens)[1]
+    with torch.autocast("cpu", dtype=dtype):
+        found = small.predict_structure(
+            batch, tokens, small.target(batch), small._training_draws(batch, 0), True
+        )
+        total = weighted_total(small.objective(*found), final_weights(small.loss_weights))
+        drawn = small.sample(batch, SamplerConfig(steps=3, guidance=1.5), seed=0, keys=batch.names)
+    total.backward()
+    assert total.isfinite() and drawn.x0.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in small.parameters() if p.grad is not None)

@@ -62,11 +62,11 @@ class DistanceBias(nn.Module):
             use_estimate: chains that have one; None means all.
         """
         hidden = self.noised(self._basis(x_t)) + self.time(time)[:, None, None]
-        if estimate is not None:
-            known = self._basis(estimate)
-            if use_estimate is not None:
-                known = known.where(use_estimate[:, None, None, None], known.new_zeros(()))
-            hidden = hidden + self.estimated(known)
+        # Without an estimate the map sees 0, so that it has a gradient: distributed training waits for it.
+        known = x_t.new_zeros(self.basis) if estimate is None else self._basis(estimate)
+        if estimate is not None and use_estimate is not None:
+            known = known.where(use_estimate[:, None, None, None], known.new_zeros(()))
+        hidden = hidden + self.estimated(known)
         return rearrange(self.out(self.activation(hidden)), "b i j (n h) -> n b h i j", n=self.layers)
 
     @full_precision
