@@ -1,5 +1,6 @@
 import re
 import xml.etree.ElementTree as ET
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ pytest.importorskip("matplotlib")
 
 from minifold_pl.metrics.dihedrals import PSEUDO_BASINS, basin_share, jensen_shannon, sampling_distance
 from minifold_pl.metrics.silhouette import silhouette
-from minifold_pl.plots.contacts import ContactPanel, contact_figure
+from minifold_pl.plots.contacts import SHOWN, ContactPanel, contact_figure
 from minifold_pl.plots.curves import Curve, Mark, RunCurves
 from minifold_pl.plots.embedding import Labelling, Projection, embedding_figure, shown_labels
 from minifold_pl.plots.gradients import cosine_table, gradient_figure
@@ -253,13 +254,30 @@ def test_found_missed_and_wrong_contacts_are_counted_once_and_scores_are_written
     assert {"found 2", "missed 7", "wrong 1", "1abc.A, Mainly Beta", "P 0.667  R 0.222  long L –"} <= set(
         told
     )
-    picture(figure)
-    legend = figure.axes[1].get_legend()
-    assert not legend.get_window_extent().overlaps(figure.axes[1].get_window_extent()), (
-        "it would hide contacts"
-    )
     predicted = figure.axes[1].images[0].get_array()
     assert predicted[0, 5] == 0.9 and predicted.mask[5, 0] and predicted.mask[3, 3]
+
+
+@pytest.mark.parametrize("chains", [1, 2, 3])
+def test_neither_words_nor_maps_of_contacts_lie_over_each_other(chains):
+    contact, probability = _maps()
+    scores = dict.fromkeys(SHOWN, 0.5)
+    panel = ContactPanel(
+        name="1abc.A",
+        contact=contact,
+        probability=probability,
+        observed=np.ones(6, dtype=bool),
+        scores=scores,
+    )
+    figure = contact_figure([panel] * chains, about="best.ckpt, step 9; 24 chains of validation")
+    figure.draw_without_rendering()
+    maps = figure.axes[: 2 * chains]
+    things = [*figure.texts[1:], *(axes.xaxis.label for axes in maps)]
+    things += [axes._left_title for axes in maps] + [axes.patch for axes in maps]
+    things += [legend for axes in maps if (legend := axes.get_legend())]
+    boxes = [thing.get_window_extent() for thing in dict.fromkeys(things)]
+    assert len(boxes) == 2 + 7 * chains
+    assert not [(a, b) for a, b in combinations(boxes, 2) if a.overlaps(b)]
 
 
 def test_an_unknown_residue_has_no_contacts_and_a_map_of_another_size_is_refused():

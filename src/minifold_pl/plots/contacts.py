@@ -80,7 +80,7 @@ def contact_figure(panels: Sequence[ContactPanel], *, about: str = "", theme: Th
         if panel.contact.shape != (length, length) or panel.probability.shape != (length, length):
             raise ValueError(f"{panel.name}: the maps of {length} residues need shape ({length}, {length})")
     with look(theme) as made:
-        figure = made.figure(9.6, 4.5 * len(panels) + 0.7, "Contact maps", about)
+        figure = made.figure(10.2, 4.3 * len(panels) + 0.8, "Contact maps", about)
         grid = figure.subplots(len(panels), 2, squeeze=False)
         for row, panel in zip(grid, panels, strict=True):
             _draw_truth(made, row[0], panel)
