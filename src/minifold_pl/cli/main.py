@@ -11,6 +11,7 @@ from importlib import import_module
 import minifold_pl
 from minifold_pl.cli.allocator import return_large_blocks
 from minifold_pl.cli.errors import UserError
+from minifold_pl.cli.threads import wait_without_spinning
 from minifold_pl.launch.ranks import leave_after_the_first
 from minifold_pl.run import exit_codes
 from minifold_pl.run.halt import RunEnded
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [a for a in args if a != "--debug"]
+    wait_without_spinning()
     try:
         return _dispatch(args)
     except UserError as error:
