@@ -217,7 +217,7 @@ def test_the_clash_term_of_v9_penalises_nearly_every_pair_and_that_of_v10_not_on
     assert found["v9"] > 1 and found["v10"] == 0
 
 
-@pytest.mark.parametrize("name", (*VERSIONS, "v13"))
+@pytest.mark.parametrize("name", (*VERSIONS, "v13", "v15"))
 def test_a_version_fits_samples_and_evaluates(name: str, reduced_config, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "disabled")
