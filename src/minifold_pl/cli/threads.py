@@ -13,7 +13,7 @@ def wait_without_spinning() -> None:
 
     GNU's runtime lets them spin for milliseconds, and an operation ends when its last thread has had its turn. On cores
     that others use as well that is most of the time: ``sample`` of 60 residues with two threads, on four cores with a
-    load of 9, took 133 s and 53 s of CPU time as it comes, and 20 s and 11 s with this. Settings in the environment win.
+    load of 9, took 133 s and 53 s of CPU time as it comes, and 20 s and 11 s with this. What the environment says wins.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
