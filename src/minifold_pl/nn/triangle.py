@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minifold_pl.geometry.precision import full_precision
-from minifold_pl.nn import cuequivariance
+from minifold_pl.nn import cuequivariance, lean
 from minifold_pl.nn.formulation import Formulated
 from minifold_pl.nn.linear import gate_linear, residual_linear
 from minifold_pl.nn.textbook.triangle import triangle_update
@@ -54,26 +54,39 @@ class TriangleMultiplication(Formulated):
             return cuequivariance.triangle_update(self, pair, mask)
         b, n = mask.shape
         # By hand: under a compiler with dynamic lengths nn.Linear's own flattening costs two copies in each pass.
-        y = rearrange(self.norm(pair), "b i j d -> (b i j) d")
-        left, right = F.glu(self.edges(y), dim=-1).view(b, n, n, -1).chunk(2, dim=-1)
+        rows = rearrange(pair, "b i j d -> (b i j) d")
+        keeps_less = lean.worthwhile(pair)
+        if keeps_less:
+            edges, gate = lean.normed_maps(rows, self.norm, self.edges, self.gate)
+        else:
+            y = self.norm(rows)
+            edges, gate = self.edges(y), self.gate(y)
+            del y
+        left, right = F.glu(edges, dim=-1).unflatten(0, (b, n, n)).chunk(2, dim=-1)
+        del edges  # without a graph nothing else needs it
         left, right = _channels_first(left), _channels_first(right)
         left.mul_(mask[:, None, None, :] if self.outgoing else mask[:, None, :, None])
-        sums = self._sum(left, right)
-        del left, right  # without a graph nothing else needs them
-        x = rearrange(self.norm_sum(rearrange(sums, "b d i j -> b i j d")), "b i j d -> (b i j) d")
+        sums = rearrange(self._sum(left, right), "b d i j -> (b i j) d")
+        del left, right
+        bounded = lean.clamped if keeps_less else _clamped
+        x = self.norm_sum(bounded(sums, LARGEST_SUM))
         del sums
-        return (self.out(x) * self.gate(y).sigmoid_()).view(pair.shape)
+        x, gate = self.out(x).view(pair.shape), gate.view(pair.shape)
+        return lean.gated(x, gate) if keeps_less else x * gate.sigmoid()
 
     def _sum(self, a: Float[Tensor, "b d l l"], b: Float[Tensor, "b d l l"]) -> Float[Tensor, "b d l l"]:
         product = _full_precision_product if a.dtype == torch.float16 else torch.matmul
-        sums = product(a, b.mT) if self.outgoing else product(a.mT, b)
-        # in place: the product's own backward pass does not need it, the norm's needs only what is left
-        return F.hardtanh_(sums, -LARGEST_SUM, LARGEST_SUM)
+        return product(a, b.mT) if self.outgoing else product(a.mT, b)
 
 
 def _channels_first(edges: Float[Tensor, "b i k d"]) -> Float[Tensor, "b d i k"]:
     """Always a copy, also where the order of the numbers is the same: it is written to."""
     return rearrange(edges, "b i k d -> b d i k").clone(memory_format=torch.contiguous_format)
+
+
+def _clamped(x: Tensor, largest: float) -> Tensor:
+    """In place: nothing else needs a product of two matrices."""
+    return F.hardtanh_(x, -largest, largest)
 
 
 _full_precision_product = full_precision(torch.matmul)
