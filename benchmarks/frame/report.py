@@ -109,6 +109,9 @@ def _panels(result: Result) -> dict[str, list[Row]]:
 
 
 def _lines(axis: Any, rows: list[Row], attribute: str) -> None:
+    if not any(getattr(row, attribute) for row in rows):
+        axis.set_axis_off()
+        return
     for alternative in dict.fromkeys(row.alternative for row in rows):
         points = [
             (int(r.cell["L"]), getattr(r, attribute))
