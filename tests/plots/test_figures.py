@@ -17,7 +17,7 @@ from minifold_pl.plots.losses import loss_figure
 from minifold_pl.plots.one_step import OneStepCurve, one_step_figure
 from minifold_pl.plots.ramachandran import DihedralSet, dihedral_numbers, ramachandran_figure
 from minifold_pl.plots.structure import Superposed, Trace, structure_figure
-from minifold_pl.plots.style import THEMES, look, picture
+from minifold_pl.plots.style import THEMES, look, picture, shortened
 
 
 def _curve(values, first=1):
@@ -158,10 +158,19 @@ def test_norms_limits_clipping_events_and_cosines_are_those_given():
     assert lines["tripwire: no gradient, noise begins (aux)"].get_xdata().tolist() == [15]
     assert not any("resumed" in label for label in lines)
     assert [list(one.get_ydata()) for one in norms.lines].count([1.5, 1.5]) == 1
-    assert "denoiser, aux: 1.5" in _texts(figure), "modules of one limit are all named beside its line"
+    assert list(lines["clipped to 1.5: denoiser, aux"].get_ydata()) == [1.5, 1.5]
     clipped = _panel(figure, "steps in which the gradient was clipped")
     np.testing.assert_array_equal(clipped.lines[0].get_ydata(), [50, 25, 0])
     assert {"-0.25", "+0.75"} <= set(_texts(figure))
+
+
+def test_steps_are_numbered_where_nothing_was_clipped_and_long_runs_have_few_symbols():
+    figure = gradient_figure(_run(gradients={"aux": _curve(np.linspace(1, 2, 2000))}, clipped={}))
+    norms = _panel(figure, "gradient norm before clipping, mean of each epoch")
+    figure.draw_without_rendering()
+    assert norms.get_xlabel() == "optimizer step"
+    assert [tick.get_text() for tick in norms.get_xticklabels() if tick.get_visible()]
+    assert 2000 / norms.lines[0].get_markevery() <= 50
 
 
 def test_a_run_without_norms_says_so():
@@ -422,6 +431,20 @@ def _rgb(colour):
     from matplotlib.colors import to_rgb
 
     return to_rgb(colour)
+
+
+def test_a_name_too_long_for_its_figure_loses_its_middle_and_letters_that_are_lacking_cost_no_warning(
+    recwarn,
+):
+    assert shortened("run", 3) == "run"
+    assert shortened("0123456789", 5) == "01…89"
+    assert shortened("0123456789", 6) == "01…789"
+    figure = loss_figure([_run("蛋白 " + "x" * 300)])
+    picture(figure)
+    assert not recwarn
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert not figure._suptitle.get_window_extent().overlaps(legend.get_window_extent())
 
 
 def test_pictures_are_files_of_their_kind_the_same_each_time_and_svg_has_its_text():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from jaxtyping import Float
 
-from minifold_pl.plots.curves import RunCurves
-from minifold_pl.plots.style import MARKERS, Look, ThemeName, look
+from minifold_pl.plots.curves import Curve, RunCurves
+from minifold_pl.plots.style import LETTERS, MARKERS, Look, ThemeName, look, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +26,10 @@ EVENTS: Final[Mapping[str, str]] = {
     "halted": "halted",
 }
 """Events that are drawn, and what they are called in the figure."""
+_LIMITS: Final = (":", "-.", "--", (0, (5, 1, 1, 1, 1, 1)))
+"""Lines of clipping limits, from the lowest on."""
+_SYMBOLS: Final = 40
+"""On a curve."""
 _NUMBERED: Final = 12
 """A matrix of up to so many terms has its numbers written in it."""
 
@@ -46,7 +50,7 @@ def gradient_figure(
 ) -> Figure:
     """Draw a run's gradient norms and, where they are given, the cosines of its loss terms.
 
-    Norms are means over an epoch, on a logarithmic axis, beside the norm that each module is clipped to (dotted).
+    Norms are means over an epoch, on a logarithmic axis, beside the norms that modules are clipped to.
     Events stand where they happened. A run that logged no norms has a panel that says so.
 
     Raises:
@@ -55,12 +59,12 @@ def gradient_figure(
     if not run.gradients and cosines is None:
         raise ValueError(f"{run.name} logged no gradient norms, and no cosines are given")
     with look(theme) as made:
-        figure = made.figure(13.0 if cosines else 8.5, 6.2, f"Gradients of {run.name}")
+        figure = made.figure(13.0 if cosines else 8.5, 6.2, f"Gradients of {shortened(run.name, LETTERS)}")
         places = figure.add_gridspec(
             2, 2 if cosines else 1, height_ratios=[2.2, 1], width_ratios=[1.25, 1] if cosines else None
         )
         norms = figure.add_subplot(places[0, 0])
-        clipped = figure.add_subplot(places[1, 0], sharex=norms)
+        clipped = figure.add_subplot(places[1, 0], sharex=norms if run.clipped else None)
         _draw_norms(made, norms, run)
         _draw_clipped(made, clipped, run)
         handles, labels = norms.get_legend_handles_labels()
@@ -81,10 +85,13 @@ def _draw_norms(made: Look, axes: Axes, run: RunCurves) -> None:
         colour = made.colour(place)
         axes.plot(
             curve.step, np.where(curve.value > 0, curve.value, np.nan), color=colour,
-            marker=MARKERS[place % len(MARKERS)], markersize=4, label=module,
+            label=module, **_marked(curve, place),
         )  # fmt: skip
     axes.set(ylabel="L2 norm", yscale="log")
-    axes.tick_params(labelbottom=False)
+    if run.clipped:
+        axes.tick_params(labelbottom=False)
+    else:
+        axes.set_xlabel("optimizer step")
     _draw_limits(made, axes, run)
     if any(mark.kind in EVENTS for mark in run.marks):
         low, high = axes.get_ylim()
@@ -92,22 +99,25 @@ def _draw_norms(made: Look, axes: Axes, run: RunCurves) -> None:
     _draw_events(made, axes, run)
 
 
+def _marked(curve: Curve, place: int) -> dict[str, Any]:
+    """The module's own symbol, never so many that they hide the curve."""
+    every = -(-len(curve) // _SYMBOLS)
+    return {"marker": MARKERS[place % len(MARKERS)], "markersize": 4, "markevery": every}
+
+
 def _draw_limits(made: Look, axes: Axes, run: RunCurves) -> None:
-    """A line for each limit, named: modules of the same one would hide each other's lines."""
+    """A line for each limit, named in the legend: lines of modules with the same one would hide each other."""
     limits: dict[float, list[int]] = {}
     for place, module in enumerate(run.gradients):
         if module in run.limits:
             limits.setdefault(run.limits[module], []).append(place)
-    for limit, places in limits.items():
+    for which, (limit, places) in enumerate(sorted(limits.items())):
         colour = made.colour(places[0]) if len(places) == 1 else made.theme.muted
         names = ", ".join(list(run.gradients)[place] for place in places)
-        axes.axhline(limit, color=colour, linestyle=":", linewidth=1.1)
-        axes.annotate(
-            f"{names}: {limit:g}", (0.99, limit), xycoords=("axes fraction", "data"), xytext=(0, 2),
-            textcoords="offset points", ha="right", va="bottom", fontsize=8, color=made.theme.muted, bbox=made.plate,
+        axes.axhline(
+            limit, color=colour, linestyle=_LIMITS[which % len(_LIMITS)], linewidth=1.1,
+            label=f"clipped to {limit:g}: {names}",
         )  # fmt: skip
-    if limits:
-        axes.plot([], [], ":", color=made.theme.muted, label="clipped to")
 
 
 def _draw_events(made: Look, axes: Axes, run: RunCurves) -> None:
@@ -129,16 +139,15 @@ def _draw_events(made: Look, axes: Axes, run: RunCurves) -> None:
 
 def _draw_clipped(made: Look, axes: Axes, run: RunCurves) -> None:
     axes.set_title("steps in which the gradient was clipped")
-    axes.set(xlabel="optimizer step", ylabel="% of the epoch's steps")
     if not run.clipped:
         made.say(axes, "nothing was clipped by module" if run.gradients else "no clipping was logged")
         return
+    axes.set(xlabel="optimizer step", ylabel="% of the epoch's steps")
     order = list(run.gradients)
     for module, curve in run.clipped.items():
         place = order.index(module) if module in order else len(order)
         axes.plot(
-            curve.step, 100 * curve.value, color=made.colour(place), marker=MARKERS[place % len(MARKERS)],
-            markersize=4,
+            curve.step, 100 * curve.value, color=made.colour(place), **_marked(curve, place),
         )  # fmt: skip
     axes.set_ylim(-4, 104)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from minifold_pl.plots.curves import TOTAL, Curve, RunCurves
-from minifold_pl.plots.style import LINES, Look, ThemeName, look
+from minifold_pl.plots.style import LETTERS, LINES, Look, ThemeName, look, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,6 +63,8 @@ _WIDE_RANGE: Final = 30.0
 """From this ratio of the largest to the smallest value on an axis is logarithmic."""
 _ROOM_FOR_GROUP: Final = 0.15
 """Of the rates' axis, above them, for a line of their legend."""
+_LETTERS: Final = 22
+"""Of a run's name in the legend."""
 _REFERENCE_ROW: Final = "other chain"
 
 
@@ -83,7 +85,7 @@ def loss_figure(runs: Sequence[RunCurves], *, x: Along = "epoch", theme: ThemeNa
     panels = [*scores, *sorted(names, key=lambda name: (name != "score", name))]
     rows = -(-len(panels) // _ACROSS)
     with look(theme) as made:
-        title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
+        title = shortened(runs[0].name, LETTERS) if len(runs) == 1 else f"{len(runs)} runs"
         figure = made.figure(11.5, 3.1 + 2.05 * rows, f"Losses of {title}")
         places = figure.add_gridspec(1 + rows, _ACROSS, height_ratios=[1.35, *[1.0] * rows])
         _draw_total(made, figure.add_subplot(places[0, :2]), runs, x)
@@ -282,9 +284,11 @@ def _dress(axes: Axes, title: str, unit: str, x: Along, *, log: bool = False) ->
 def _legend(made: Look, figure: Figure, runs: Sequence[RunCurves]) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=made.colour(k), label=run.name) for k, run in enumerate(runs)] * (
-        len(runs) > 1
-    )
+    several = runs if len(runs) > 1 else ()
+    handles = [
+        Line2D([], [], color=made.colour(k), label=shortened(run.name, _LETTERS))
+        for k, run in enumerate(several)
+    ]
     grey = made.theme.muted
     if any(run.val for run in runs):
         handles.append(Line2D([], [], color=grey, marker="o", markersize=4, label="validation"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -65,6 +66,8 @@ THEMES: Final[dict[ThemeName, Theme]] = {"light": _LIGHT, "dark": _DARK}
 
 LINES: Final = ("-", "--", ":", "-.")
 """Where colours run out, or a curve belongs to another."""
+LETTERS: Final = 44
+"""Of a name in a title, beside which there is room for a legend."""
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h")
 
 _TYPE: Final[dict[str, Any]] = {
@@ -151,6 +154,14 @@ class Look:
         axes.grid(False)
 
 
+def shortened(name: str, letters: int) -> str:
+    """``name`` in so many letters, without its middle: names of runs often differ at their ends."""
+    if len(name) <= letters:
+        return name
+    head = (letters - 1) // 2
+    return f"{name[:head]}…{name[len(name) - (letters - 1 - head) :]}"
+
+
 @contextmanager
 def look(theme: ThemeName) -> Iterator[Look]:
     """Figures made inside have the look of ``theme``, for good.
@@ -186,7 +197,12 @@ def picture(figure: Figure, kind: PictureKind = "png", *, dpi: int = 150) -> byt
     out = io.BytesIO()
     dated: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     # The salt makes the names inside an SVG, else random, the same each time.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "minifold-pl"}):
+    with (
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "minifold-pl"}),
+        warnings.catch_warnings(),
+    ):
+        # A name from the data may have letters that the font lacks: a box stands for each.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(out, format=kind, dpi=dpi, metadata=dated[kind])
     return out.getvalue()
 

@@ -72,6 +72,7 @@ def gather(
         try:
             found.append(read_evaluation(path))
             sound.append(path)
+            damaged += [found[-1].damage] * bool(found[-1].damage)
         except ValueError as error:
             if path.resolve() in named or (path / SUMMARY).resolve() in named:
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ RECORDS: Final = "ddim.jsonl"
 MODEL: Final = "model"
 _SEES_ANSWER: Final = ("mirrored truth", "truth")
 _SETTINGS: Final = ("steps", "eta", "guidance", "guidance_space", "num_samples", "samples", "seed", "weights")
+_PARTS: Final = ("mean", "low", "high", "n")
 _LABELS: Final = {
     "tm_score": "TM-score", "tm_kabsch": "TM (least-RMSD pose)", "rmsd": "RMSD (Å)", "gdt_ts": "GDT-TS",
     "gdt_ha": "GDT-HA", "gdt_ts_kabsch": "GDT-TS (least-RMSD pose)", "gdt_ha_kabsch": "GDT-HA (least-RMSD pose)",
@@ -52,12 +54,14 @@ class Results:
     sees_answer: tuple[str, ...]
     """Rows that were given the truth: no baselines."""
     rows: Mapping[str, Mapping[str, Mapping[str, float | None]]]
-    """Row → score → ``mean``, ``low``, ``high``, ``n``, untouched."""
+    """Row → score → ``mean``, ``low``, ``high``, ``n``, untouched; None where it is no finite number."""
     source: str
     """The file that they stand in."""
     per_chain: tuple[dict[str, str | float | None], ...] = field(default=())
     parameters: int | None = None
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
+    damage: str = ""
+    """What of it could not be read."""
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -111,22 +115,25 @@ def read_evaluation(folder: Path) -> Results:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         data, settings = content["data"], content["settings"]
+        per_chain, bad = _per_chain(folder / PER_CHAIN)
         return Results(
             title=f"Evaluation: {data['split']} split",
             about=(f"{data['chains']} chains of {data['path']}", *_settings(settings)),
             note=f"{content['note']} Interval: {content['interval']}.",
             synthetic="synthetic" in data["provenance"],
             sees_answer=tuple(content["sees_answer"]),
-            rows=content["rows"],
+            rows=_rows(content["rows"]),
             source=str(path),
-            per_chain=_per_chain(folder / PER_CHAIN),
+            per_chain=per_chain,
             parameters=content["checkpoint"].get("parameters"),
             checkpoint=content["checkpoint"],
+            damage=bad,
         )
     except OSError as error:
         raise ValueError(f"no evaluation in {folder}: {error.strerror} ({path.name})") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged or not what evaluate writes: {error!r}") from error
+        why = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} is damaged or not what evaluate writes ({why})") from error
 
 
 def read_while_training(path: Path) -> list[Results]:
@@ -139,8 +146,9 @@ def read_while_training(path: Path) -> list[Results]:
     for line in lines:
         try:
             record = json.loads(line)
-            epoch, step, chains, rows = (record[name] for name in ("epoch", "step", "chains", "scores"))
-        except (ValueError, KeyError, TypeError):
+            epoch, step, chains = (record[name] for name in ("epoch", "step", "chains"))
+            rows = _rows(record["scores"])
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue
         found.append(
             Results(
@@ -166,15 +174,44 @@ def _settings(settings: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _per_chain(path: Path) -> tuple[dict[str, str | float | None], ...]:
+def _rows(given: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """The scores of every row. Those of a model that diverged may be NaN, which is no JSON that a browser reads.
+
+    Raises:
+        ValueError: There are none.
+        AttributeError: ``given`` is not what ``evaluate`` writes.
+    """
+    rows = {
+        str(row): {
+            str(score): {part: _finite(cell.get(part)) for part in _PARTS} for score, cell in cells.items()
+        }
+        for row, cells in given.items()
+    }
+    if not any(rows.values()):
+        raise ValueError("it has no scores")
+    return rows
+
+
+def _finite(value: object) -> float | None:
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _per_chain(path: Path) -> tuple[tuple[dict[str, str | float | None], ...], str]:
+    """The rows that are whole, and what is wrong with the others."""
     try:
         with open(path, newline="", encoding="utf-8") as stream:
-            return tuple(
-                {name: cell if name == "name" else _number(cell) for name, cell in row.items()}
-                for row in csv.DictReader(stream)
-            )
-    except (OSError, csv.Error):
-        return ()
+            columns, *rows = list(csv.reader(stream)) or [[]]
+    except FileNotFoundError:
+        return (), ""
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        return (), f"{path} cannot be read ({error}), and its chains are not shown."
+    whole = [row for row in rows if len(row) == len(columns) and row[0]]
+    found = tuple(
+        {name: cell if name == "name" else _number(cell) for name, cell in zip(columns, row, strict=True)}
+        for row in whole
+    )
+    bad = len(rows) - len(whole)
+    return found, f"{path} is damaged: {bad} of its {len(rows)} chains cannot be read." if bad else ""
 
 
 def _number(cell: str | None) -> float | None:

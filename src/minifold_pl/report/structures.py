@@ -125,7 +125,9 @@ def read_structures(
         except (ValueError, RuntimeError, OSError, IndexError):
             damaged.append(path.name)
     if damaged:
-        told.append(f"{len(damaged)} files hold no chain that can be read: {', '.join(damaged[:5])}")
+        files = "structure file" if len(damaged) == 1 else "structure files"
+        names = ", ".join(damaged[:5]) + (", …" if len(damaged) > 5 else "")
+        told.append(f"{len(damaged)} {files} without a chain that can be read: {names}")
     truths = None if store is None else _Truths(store)
     records: dict[str, ChainRecord] = {}
     named: list[_Read] = []

@@ -78,9 +78,9 @@ function showStrips() {
   const strips = rows.map((row) => {
     const [mean, from, to, n] = row.cells[shownScore];
     const track = make("div", { className: "track" });
-    if (from !== null && to !== null) track.append(make("i", { style: `left:${place(from)};width:calc(${place(to)} - ${place(from)})` }));
+    if (from !== null && to !== null && n > 1) track.append(make("i", { style: `left:${place(from)};width:calc(${place(to)} - ${place(from)})` }));
     track.append(make("u", { style: `left:${place(mean)}` }));
-    const range = from === null || n < 2 ? "" : ` ${fixed(from)}–${fixed(to)}`;
+    const range = from === null || to === null || n < 2 ? "" : ` ${fixed(from)}–${fixed(to)}`;
     return make("div", { className: `strip ${row.kind}` },
       make("div", { className: "who" }, row.name, ...(row.kind === "answer" ? [make("span", { className: "dim", textContent: " · sees the answer" })] : [])),
       track, make("div", { className: "what", "data-value": String(mean) }, make("b", { textContent: fixed(mean) }), make("span", { className: "dim", textContent: range })));
