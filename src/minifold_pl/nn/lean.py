@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 def worthwhile(x: Tensor) -> bool:
     """Whether to use these forms: with gradients, outside autocast, and not under a compiler, which finds its own."""
-    return (
-        torch.is_grad_enabled()
-        and not torch.is_autocast_enabled(x.device.type)
-        and not torch.compiler.is_compiling()
-    )
+    device = x.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.is_grad_enabled() and not autocast and not torch.compiler.is_compiling()
 
 
 def normed_maps(
