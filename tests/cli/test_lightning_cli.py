@@ -28,7 +28,7 @@ def test_a_resolved_config_states_every_default_and_every_callback() -> None:
     assert resolved["model"]["init_args"]["optimizer"]["betas"] == [0.9, 0.999]
     assert resolved["run"] == {
         "dir": None, "fresh": False, "accept_changes": False, "after_halt": None, "after_stop": None, "wait": 0.0,
-        "max_fruitless_starts": 3, "wandb": "auto", "wandb_project": "minifold-pl",
+        "max_fruitless_starts": 3, "profile": "off", "wandb": "auto", "wandb_project": "minifold-pl",
     }  # fmt: skip
 
 
