@@ -366,6 +366,52 @@ def test_shards_without_a_sound_chain_or_without_a_file_are_merged_all_the_same(
         merge_stores(tmp_path / "bad", [tmp_path / "bad1", tmp_path / "bad2"], join=join_shards)
 
 
+def _half(source, k, out):
+    prepare(source, out, PrepareSettings(processes=1, shard=(k, 2)))
+    return out
+
+
+def test_shards_of_a_folder_that_changed_between_them_are_refused_by_how_they_differ(write, tmp_path):
+    for k in range(6):
+        write(f"{k}abc.pdb", 12 + k)
+    one = _half(tmp_path / "in", 1, tmp_path / "one")
+    write("2abc.pdb", 14).unlink()  # the chain of 3abc.pdb would now be in neither of them
+    two = _half(tmp_path / "in", 2, tmp_path / "two")
+    with pytest.raises(
+        StoreError, match=r"one and .*two are shards of sources that differ: 6 files of .* 5 files"
+    ):
+        merge_stores(tmp_path / "merged", [one, two], join=join_shards)
+    assert not (tmp_path / "merged").exists()
+    merge_stores(tmp_path / "merged", [_half(tmp_path / "in", 1, one), two], join=join_shards)
+    assert len(ChainStore.open(tmp_path / "merged")) == 5
+
+
+@pytest.mark.parametrize("how", ["name", "size"])
+def test_shards_of_folders_of_one_name_are_told_apart_by_their_files(write, tmp_path, how):
+    write("1abc.pdb", folder="a/x")
+    write("2abc.pdb", folder="a/x")
+    write("1abc.pdb", folder="b/x")
+    write("3abc.pdb" if how == "name" else "2abc.pdb", 12 if how == "name" else 13, folder="b/x")
+    one = _half(tmp_path / "a" / "x", 1, tmp_path / "one")
+    two = _half(tmp_path / "b" / "x", 2, tmp_path / "two")
+    with pytest.raises(
+        StoreError, match=r"are shards of sources that differ: 2 files of .*, and 2 files of "
+    ):
+        merge_stores(tmp_path / "merged", [one, two], join=join_shards)
+
+
+@pytest.mark.parametrize("name", ["chain_set.jsonl", "table.fasta"])
+def test_shards_of_a_file_whose_lines_changed_places_are_refused(tmp_path, make_line, name):
+    path = tmp_path / name
+    lines = [make_line(f"c{k}") if "json" in name else f">c{k}\nACDEFGHIKLMN" for k in range(8)]
+    path.write_text("\n".join(lines) + "\n")
+    one = _half(path, 1, tmp_path / "one")
+    path.write_text("\n".join(lines[::-1]) + "\n")
+    two = _half(path, 2, tmp_path / "two")
+    with pytest.raises(StoreError, match="are shards of sources that differ: 1 files of "):
+        merge_stores(tmp_path / "merged", [one, two], join=join_shards)
+
+
 def test_shards_of_a_chain_set_are_merged_into_the_store_of_one_run(tmp_path, make_line):
     lines = [make_line(f"c{k}", 12, split="train") for k in range(20)]
     lines[7] = "{"

@@ -113,6 +113,17 @@ def test_shards_of_other_settings_are_refused(records, write, tmp_path):
         merge_stores(tmp_path / "merged", paths)
 
 
+@pytest.mark.parametrize("known", [(), (1,), (2,)])
+def test_a_shard_that_does_not_say_what_it_is_a_shard_of_is_refused(records, write, tmp_path, known):
+    same = {"shard_of": {"files": 1, "bytes": 9, "sha256": "0"}, "settings": {}}
+    paths = [
+        write(f"s{k}", [records[k]], shard=[k, 2], **(same if k in known else {"settings": {}}))
+        for k in (1, 2)
+    ]
+    with pytest.raises(StoreError, match="does not say which files it is a shard of"):
+        merge_stores(tmp_path / "merged", paths)
+
+
 def test_stores_of_different_sources_are_put_together_and_names_must_differ(records, write, tmp_path):
     one, other = write("one", records[:3]), write("two", records[3:])
     merge_stores(tmp_path / "merged", [one, other])

@@ -8,7 +8,8 @@ from typing import Any
 
 _DESCRIPTION = """\
 Put the stores of `data prepare --shard K/N`, for K = 1…N, together: the result is the store that one run without
---shard makes, byte for byte. Other stores are put together as they are given; their chains' names must differ.
+--shard makes, byte for byte. Shards of files that were not the same for all of them are refused. Other stores are
+put together as they are given; their chains' names must differ.
 One store of the earlier format is converted.
 """
 

@@ -30,11 +30,10 @@ from minifold_pl.data.prepare_report import (
 from minifold_pl.data.prepare_settings import PrepareSettings
 from minifold_pl.data.records import NO_SPLIT
 from minifold_pl.data.sequences import is_sequence_table
-from minifold_pl.data.shards import MAKE_SPLITS, SHARD, SPLITS_GIVEN, parse_shard
+from minifold_pl.data.shards import MAKE_SPLITS, SETTINGS, SHARD, SHARD_OF, SPLITS_GIVEN, parse_shard
 from minifold_pl.data.source_files import SourceFile, are_structures
 from minifold_pl.data.source_work import (
     FORMAT,
-    SETTINGS,
     ChainSet,
     Progress,
     SequenceTable,
@@ -110,6 +109,7 @@ def _provenance(work: Work, settings: PrepareSettings, splits: _Splits) -> dict[
     provenance: dict[str, Any] = {"source": os.path.basename(work.source), SETTINGS: work.settings}
     if settings.shard is not None:
         provenance[SHARD] = list(settings.shard)
+        provenance[SHARD_OF] = work.whole()
     if settings.split_by is not None:
         provenance[MAKE_SPLITS] = {
             "method": settings.split_by,

@@ -24,6 +24,10 @@ from minifold_pl.data.store_writer import StoreWriter
 
 SHARD: Final = "shard"
 """Key of the provenance: [number from 1, how many there are]."""
+SHARD_OF: Final = "shard_of"
+"""Key of a shard's provenance: what all shards of one run share, as ``files``, ``bytes`` and ``sha256``."""
+SETTINGS: Final = "settings"
+"""Key of the provenance: what the outcome of a file depends on besides the file."""
 MAKE_SPLITS: Final = "make_splits"
 """Key of the provenance: arguments of :func:`minifold_pl.data.split.assign_splits`, which needs all chains."""
 SPLITS_GIVEN: Final = "splits"
@@ -48,6 +52,14 @@ class Part:
         """Its number and how many there are; None when it is no shard."""
         found = self.provenance.get(SHARD)
         return (int(found[0]), int(found[1])) if found else None
+
+    @property
+    def shard_of(self) -> str:
+        """What it is a shard of, in words."""
+        found = self.provenance.get(SHARD_OF)
+        if not found:
+            return "a source that is not known"
+        return f"{found['files']:,} files of {found['bytes']:,} bytes, sha256 {found['sha256'][:16]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +128,8 @@ def merge_stores(
         join: Makes the account of the whole run from those of its shards.
 
     Raises:
-        StoreError: a store is damaged, a shard is missing, twice there or of another run, names collide.
+        StoreError: a store is damaged, a shard is missing, twice there, of another run or of a source that was
+            not the same for all of them, names collide.
     """
     parts = [_part(Path(store)) for store in stores]
     if not parts:
@@ -191,7 +204,16 @@ def _in_order(parts: list[Part]) -> list[Part]:
             f"shard {', '.join(missing)} of {total} is missing; prepare it and give its store too"
         )
     ordered = [by_number[number] for number in range(1, total + 1)]
-    for part in ordered[1:]:
+    for part in ordered:
+        if SETTINGS in part.provenance and SHARD_OF not in part.provenance:
+            raise StoreError(
+                f"{part.path} does not say which files it is a shard of, an earlier version made it; prepare it again"
+            )
+        if part.provenance.get(SHARD_OF) != ordered[0].provenance.get(SHARD_OF):
+            raise StoreError(
+                f"{ordered[0].path} and {part.path} are shards of sources that differ: {ordered[0].shard_of}, and "
+                f"{part.shard_of}; chains could be missing or twice there: prepare all shards from the same files"
+            )
         if _without_shard(part) != _without_shard(ordered[0]):
             raise StoreError(
                 f"{ordered[0].path} and {part.path} were prepared from other sources or with other settings: "
@@ -201,7 +223,7 @@ def _in_order(parts: list[Part]) -> list[Part]:
 
 
 def _without_shard(part: Part) -> dict[str, Any]:
-    return {key: value for key, value in part.provenance.items() if key != SHARD}
+    return {key: value for key, value in part.provenance.items() if key not in (SHARD, SHARD_OF)}
 
 
 def _provenance(parts: Sequence[Part], sharded: bool) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from minifold_pl.data.prepare_settings import PrepareSettings
 from minifold_pl.data.read_source import SAME, labelled, read_block
 from minifold_pl.data.records import NO_SPLIT
 from minifold_pl.data.sequences import read_sequences
-from minifold_pl.data.shards import SHARD, shard_range
+from minifold_pl.data.shards import SETTINGS, SHARD, shard_range
 from minifold_pl.data.source_files import SourceFile, common_root, find_files
 from minifold_pl.data.splits_file import SplitTable
 from minifold_pl.data.store import ChainStore, StoreError, is_store
@@ -36,8 +36,6 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 FORMAT: Final = 2
 """Of journals, and of what a store remembers of its sources: raise it when outcomes change."""
-SETTINGS: Final = "settings"
-"""Key of the provenance: what the outcome of a file depends on besides the file."""
 
 _BLOCK_BYTES: Final = 1 << 22
 """Text of a chain set that is one piece of work."""
@@ -61,6 +59,10 @@ class Work(Protocol):
     """The store that is there is added to."""
     before: ChainStore | None
     """The store that is added to."""
+
+    def whole(self) -> dict[str, Any]:
+        """What every shard of it must have been made of: how many ``files`` and ``bytes``, and a ``sha256``."""
+        ...
 
     def read(self, journal: Journal, progress: Progress) -> None:
         """Read what the journal does not have yet."""
@@ -102,6 +104,7 @@ class StructureFiles:
         self._known: dict[str, tuple[SourceAccount, list[int | None]]] = {}
         self.adds = is_store(out) and not settings.overwrite
         self.source = common_root(files)
+        self._found: Sequence[SourceFile] = files
         if settings.shard is not None:
             places = shard_range(len(files), *settings.shard)
             files = files[places.start : places.stop]
@@ -117,6 +120,12 @@ class StructureFiles:
                 files.sort(key=lambda file: file.path)
                 self.source = common_root(files)
         self.files: Sequence[SourceFile] = files
+
+    def whole(self) -> dict[str, Any]:
+        """The names of all files, below the folder that they are in, and their sizes: contents are not read."""
+        named = [(os.path.relpath(file.path, self.source), file.size) for file in self._found]
+        size = sum(max(file.size, 0) for file in self._found)
+        return {"files": len(named), "bytes": size, "sha256": _digest(sorted(named))}
 
     def _remember(self, out: Path) -> None:
         """What the store at ``out`` has of each file."""
@@ -252,6 +261,10 @@ class ChainSet:
         self._blocks: list[str] = []
         self._last: Entry | None = None
 
+    def whole(self) -> dict[str, Any]:
+        """The file."""
+        return {"files": 1, "bytes": self._file.size, "sha256": file_sha256(self._path)}
+
     def read(self, journal: Journal, progress: Progress) -> None:
         """Read the lines, some megabytes at a time."""
         total = sum(1 for _, text in read_lines(self._path) if isinstance(text, bytes))
@@ -353,6 +366,10 @@ class SequenceTable:
             raise SourceError(
                 f"{path} has sequences alone; domains are cut by residue numbers of structure files"
             )
+
+    def whole(self) -> dict[str, Any]:
+        """The file."""
+        return {"files": 1, "bytes": self._file.size, "sha256": file_sha256(self._path)}
 
     def read(self, journal: Journal, progress: Progress) -> None:
         """Nothing to do: the table is read as the store is written."""
