@@ -126,6 +126,66 @@ def test_bytes_that_are_no_text_and_json_too_deep_cost_only_their_own_line(read,
     assert [p.reason for p in problems] == ["not JSON", "not JSON"]
 
 
+@pytest.mark.parametrize("at", [0, 5, 100, 3000])
+@pytest.mark.parametrize("count", [1, 4096])
+def test_bytes_of_zero_cost_only_the_line_that_they_are_in(tmp_path, make_line, at, count):
+    data = "\n".join(make_line(f"c{k}", 100) for k in range(20)).encode()
+    path = tmp_path / "chain_set.jsonl"
+    path.write_bytes(data[:at] + b"\0" * count + data[at + count :])
+    hurt = 1 + data[at : at + count].count(b"\n")
+    records = [r for r in read_chain_set(path) if isinstance(r, ChainRecord)]
+    assert {r.name for r in records} >= {f"c{k}" for k in range(hurt, 20)}
+
+
+def test_lines_without_a_letter_before_the_first_record_are_told_and_passed(read, make_line):
+    records, problems = read(*[""] * 5000, make_line("a"))
+    assert [r.name for r in records] == ["a"]
+    assert len(problems) == 5000
+
+
+@pytest.mark.parametrize("cluster", ["\ud83d", {"a": 1}, [1], True])
+def test_a_cluster_that_is_no_label_is_left_out_and_the_chain_kept(read, make_line, cluster):
+    records, (problem,) = read(make_line("a", cluster="\U0001f600"), make_line("b", cluster=cluster))
+    assert [r.cluster for r in records] == ["\U0001f600", None]
+    assert (problem.reason, problem.action, problem.line) == ("bad cluster left out", "repaired", 2)
+    assert str(problem).isprintable()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"split": "x" * 3_000_000},
+        {"split": ["x" * 3_000_000]},
+        {"CATH": ["x" * 3_000_000] * 9},
+        {"breaks": ["x" * 3_000_000]},
+        {"breaks": [[[[["x" * 1000] * 9] * 9] * 9] * 9]},
+        {"cluster": ["x" * 3_000_000]},
+        {"coords": {"x" * 3_000_000: 0}},
+        {"seq": "".join(map(chr, range(0x4E00, 0x9000)))},
+    ],
+)
+def test_a_field_of_any_size_is_told_in_a_short_line(read, make_line, fields):
+    _, problems = read(make_line(**fields))
+    assert all(len(str(problem)) < 400 and str(problem).isprintable() for problem in problems)
+    assert problems
+
+
+def test_truth_values_among_coordinates_are_no_numbers(read, make_line):
+    zeros = [[1.0, 0.0, 1.0], [5.0, 0.0, 0.0], [9.0, 1.0, 0.0], [13.0, 1.0, 1.0]]
+    (record,), _ = read(make_line("a", 4, coords={"CA": zeros}))
+    assert record.coords[:, 1].tolist() == zeros
+    for value in (True, False):
+        records, (problem,) = read(make_line("a", 4, coords={"CA": [*zeros[:3], [13.0, value, 1.0]]}))
+        assert (records, problem.reason) == ([], "wrong type")
+
+
+def test_cath_codes_have_numbers_that_cath_may_give(read, make_line):
+    codes = ["3.40.50.300", "1.10", "2.30.29.12345", "0.1.2", "1.99999999999999999999", "1.\u0661", "1.010"]
+    (record,), (problem,) = read(make_line(CATH=codes))
+    assert record.cath == tuple(codes[:3])
+    assert problem.reason == "bad CATH codes left out"
+
+
 def test_unknown_letters_are_read_as_x_and_counted(read, make_line):
     (record,), (problem,) = read(make_line(seq="ACDEFGHIKLB*"))
     assert record.sequence == "ACDEFGHIKLXX"
@@ -185,6 +245,7 @@ def test_a_truncated_gzip_gives_what_it_holds_and_says_so(tmp_path, make_line):
         (bytes(range(128, 256)) * 20, "is binary"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 5\n", "git lfs pull"),
         (gzip.compress(b"", mtime=0), "holds no text"),
+        ("{}\n".encode("utf-16") * 1000, "is UTF-16 text; save it as UTF-8"),
     ],
 )
 def test_a_file_that_is_no_chain_set_is_one_clear_error(tmp_path, content, told):

@@ -94,6 +94,32 @@ def test_damage_is_told_and_what_was_before_it_is_kept(read, tmp_path):
     assert "line 4: not text" in problems[0]
 
 
+def test_a_damaged_byte_costs_its_fasta_entry_and_no_other(read):
+    lines = [">a", "ACDEFG", "HIKLMN", ">b", "MKTAYI", "AKQRQI", ">c", "GHIKLM"]
+    for place, kept in ((0, "bc"), (1, "bc"), (3, "ac"), (4, "ac"), (5, "ac"), (7, "ab")):
+        damaged = [line.encode() + b"\xe9" * (number == place) for number, line in enumerate(lines)]
+        records, (problem,) = read(b"\n".join(damaged))
+        whole, _ = read("\n".join(lines))
+        assert [(r.name, r.sequence) for r in records] == [
+            (r.name, r.sequence) for r in whole if r.name in kept
+        ]
+        assert f"line {[0, 0, 0, 3, 3, 3, 6, 6][place] + 1}" in problem
+        assert "not text" in problem
+    records, problems = read(">a prot\xe9ine\nACDEFG\n".encode("latin-1"))
+    assert ([r.name for r in records], problems) == (["a"], [])
+
+
+def test_a_damaged_byte_costs_its_row_and_in_the_first_line_its_column(read):
+    head, *rows = TABLE.strip().encode().split(b"\n")
+    records, (problem,) = read(b"\n".join([head, rows[0] + b"\xe9", rows[1]]))
+    assert [r.name for r in records] == ["1cnsA02"]
+    assert "line 2: not text" in problem
+    records, problems = read(b"\n".join([head.replace(b"chain", b"cha\xeen"), *rows]))
+    assert ([r.name for r in records], problems) == (["12asA00", "1cnsA02"], [])
+    records, (problem,) = read(b"\n".join([head, rows[0] + b"\0", rows[1]]))
+    assert [r.name for r in records][-1] == "1cnsA02"
+
+
 def test_other_files_are_told_apart(tmp_path, make_line):
     for name, text, told in (
         ("a", make_line(), False),

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from minifold_pl.constants import CATH_CLASSES, NO_LABEL
+
+_CODE: Final = re.compile(r"[1-9](\.(0|[1-9][0-9]{0,5})){1,8}")
+
+
+def is_cath_code(code: object) -> bool:
+    """Whether it is a CATH code of two to nine levels, such as ``3.40.50``.
+
+    A class has one digit and a number below it at most six; the largest in use have five.
+    """
+    return isinstance(code, str) and _CODE.fullmatch(code) is not None
 
 
 def cath_class(codes: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
+import reprlib
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from minifold_pl.constants import BACKBONE_ATOMS, CA_ATOM
+from minifold_pl.data.cath import is_cath_code
 from minifold_pl.data.records import NO_SPLIT, SPLITS, ChainRecord
 from minifold_pl.data.tokenizer import normalise
 
@@ -38,8 +39,14 @@ MOST_IN_ONE_PLACE: Final = 0.05
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
-_CATH_CODE: Final = re.compile(r"\d+(\.\d+){1,8}")
 _CA_ONLY_NOTE: Final = "only Cα coordinates"
+_HEAD: Final = 1 << 16
+"""Bytes that a file is judged by: a hole of a disk's block, which holds zeros, is a small part of them."""
+_UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
+_CONTROLS: Final = bytes({*range(32), 127} - set(b"\t\n\r\f"))
+_SHORT: Final = reprlib.Repr()
+_LONGEST_DETAIL: Final = 250
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 class SourceError(ValueError):
@@ -153,7 +160,7 @@ def parse_record(fields: dict[str, Any], min_length: int) -> tuple[ChainRecord, 
     sequence, unknown = normalise(raw_sequence)
     if unknown:
         letters = "".join(sorted({a for a, b in zip(raw_sequence, sequence, strict=True) if b == "X"}))
-        notes.append(("unknown letters read as X", f"{unknown} of {len(sequence)}, {letters!r}"))
+        notes.append(("unknown letters read as X", f"{unknown} of {len(sequence)}, {shortened(letters)}"))
 
     coords, ca_only = _coordinates(fields.get("coords"), len(sequence))
     observed = int(np.isfinite(coords[:, CA_ATOM]).all(-1).sum())
@@ -168,7 +175,9 @@ def parse_record(fields: dict[str, Any], min_length: int) -> tuple[ChainRecord, 
 
     split = fields.get("split", NO_SPLIT)
     if split not in SPLITS:
-        notes.append(("unknown split", f"{split!r} is none of {', '.join(SPLITS)}; kept under {NO_SPLIT!r}"))
+        notes.append(
+            ("unknown split", f"{shortened(split)} is none of {', '.join(SPLITS)}; kept under {NO_SPLIT!r}")
+        )
         split = NO_SPLIT
     cath, bad_codes = _cath_codes(fields)
     if bad_codes:
@@ -177,6 +186,9 @@ def parse_record(fields: dict[str, Any], min_length: int) -> tuple[ChainRecord, 
     if bad_breaks:
         notes.append(("bad breaks left out", bad_breaks))
     cluster = fields.get("cluster")
+    if cluster is not None and not _is_label(cluster):
+        notes.append(("bad cluster left out", shortened(cluster)))
+        cluster = None
     record = ChainRecord(
         name=name,
         sequence=sequence,
@@ -208,20 +220,23 @@ def _check_source(path: Path) -> None:
         raise SourceError(f"{path} is empty; fetch it again")
     try:
         with _open(path) as file:
-            head = file.read(4096)
+            head = file.read(_HEAD)
     except (EOFError, zlib.error, gzip.BadGzipFile):
         return  # the stream ends within its first bytes: reported as a damaged gzip by the reader
-    if not head.strip():
+    if len(head) < _HEAD and not head.strip():
         raise SourceError(f"{path} holds no text; fetch it again")
     if head.startswith(_LFS_POINTER):
         raise SourceError(f"{path} is a git-LFS pointer, not the data; run `git lfs pull` beside it")
-    if b"\x00" in head or not _looks_like_text(head):
+    if head.startswith(_UTF16):
+        raise SourceError(f"{path} is UTF-16 text; save it as UTF-8")
+    if not _looks_like_text(head):
         raise SourceError(f"{path} is binary, not JSON lines; give a chain_set.jsonl or chain_set.jsonl.gz")
 
 
 def _looks_like_text(head: bytes) -> bool:
-    """Whether most of it decodes; a stray byte is the business of its own line."""
-    return head.decode("utf-8", "replace").count("\ufffd") * 10 < len(head)
+    """Whether most of it is text; stray bytes are the business of their own lines."""
+    controls = len(head) - len(head.translate(None, _CONTROLS))
+    return 2 * (head.decode("utf-8", "replace").count("\ufffd") + controls) < len(head)
 
 
 def _open(path: Path) -> BinaryIO:
@@ -253,7 +268,7 @@ def _name(fields: dict[str, Any]) -> str:
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
-        raise _Unusable("wrong type", f"name {name!r} is no valid Unicode") from None
+        raise _Unusable("wrong type", f"name {shortened(name)} is no valid Unicode") from None
     return name
 
 
@@ -262,7 +277,7 @@ def _coordinates(coords: Any, length: int) -> tuple[Float[np.ndarray, "l 4 3"], 
         raise _Unusable("wrong type", f"coords is {_kind(coords)}, not an object of N, CA, C, O")
     if "CA" not in coords:
         raise _Unusable(
-            "no coordinates", f"coords has no CA, only {', '.join(map(repr, coords)) or 'nothing'}"
+            "no coordinates", f"coords has no CA, only {shortened(list(coords)) if coords else 'nothing'}"
         )
     result = np.full((length, len(BACKBONE_ATOMS), 3), np.nan, dtype=np.float64)
     for slot, atom in enumerate(BACKBONE_ATOMS):
@@ -294,9 +309,32 @@ def _positions(values: Any, atom: str, length: int) -> Float[np.ndarray, "l 3"]:
             array = np.array([[np.nan if v is None else v for v in row] for row in values])
     except (ValueError, TypeError, OverflowError):
         raise _Unusable("wrong type", f"coords of {atom} is no list of [x, y, z]") from None
-    if array.dtype.kind not in "fiu" or array.shape != (length, 3):
+    if array.dtype.kind not in "fiu" or array.shape != (length, 3) or _holds_truth(values, array):
         raise _Unusable("wrong type", f"coords of {atom} is no list of [x, y, z] in numbers")
     return array
+
+
+def _holds_truth(values: list[Any], array: Float[np.ndarray, "l 3"]) -> bool:
+    """Whether true or false stand among the numbers, which NumPy makes 1 and 0."""
+    rows = np.flatnonzero(((array == 0) | (array == 1)).any(-1)).tolist()
+    return any(type(value) is bool for row in rows for value in values[row])
+
+
+def _is_label(value: Any) -> bool:
+    """Whether it is a number or valid text."""
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            return False
+        return True
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def shortened(value: Any) -> str:
+    """A value from a file as a few printable words, however large it is."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= _LONGEST_DETAIL else text[: _LONGEST_DETAIL - 1] + "…"
 
 
 def _cath_codes(fields: dict[str, Any]) -> tuple[tuple[str, ...], str]:
@@ -307,9 +345,9 @@ def _cath_codes(fields: dict[str, Any]) -> tuple[tuple[str, ...], str]:
         codes = [codes]
     if not isinstance(codes, list):
         return (), f"CATH is {_kind(codes)}, not a list"
-    good = tuple(code for code in codes if isinstance(code, str) and _CATH_CODE.fullmatch(code))
+    good = tuple(code for code in codes if is_cath_code(code))
     bad = [code for code in codes if code not in good]
-    return good, f"{bad[:5]!r}" if bad else ""
+    return good, shortened(bad) if bad else ""
 
 
 def _breaks(breaks: Any, length: int) -> tuple[tuple[int, ...], str]:
@@ -319,7 +357,7 @@ def _breaks(breaks: Any, length: int) -> tuple[tuple[int, ...], str]:
         return (), f"breaks is {_kind(breaks)}, not a list"
     good = [i for i in breaks if type(i) is int and 0 <= i < length - 1]
     bad = [i for i in breaks if i not in good]
-    return tuple(sorted(set(good))), f"{bad[:5]!r}, a break lies in 0…{length - 2}" if bad else ""
+    return tuple(sorted(set(good))), f"{shortened(bad)}, a break lies in 0…{length - 2}" if bad else ""
 
 
 def _kind(value: Any) -> str:

@@ -13,12 +13,13 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from minifold_pl.constants import BACKBONE_ATOMS
-from minifold_pl.data.chain_set import MIN_LENGTH, RecordProblem, SourceError, read_lines
+from minifold_pl.data.cath import is_cath_code
+from minifold_pl.data.chain_set import MIN_LENGTH, RecordProblem, SourceError, read_lines, shortened
 from minifold_pl.data.records import NO_SPLIT, SPLITS, ChainRecord
 from minifold_pl.data.tokenizer import normalise
 
@@ -28,7 +29,6 @@ SEQUENCE_ONLY_NOTE: Final = "no coordinates, sequence only"
 _NAMES: Final = ("name", "domain", "id")
 _SEQUENCES: Final = ("seq", "sequence")
 _CODES: Final = ("CATH", "CAT")
-_CODE: Final = re.compile(r"[0-9]+(\.[0-9]+){1,8}")
 _CATH_ENTRY: Final = re.compile(r"cath\|[^|]*\|([^/|]+).*")
 _TRUE: Final = frozenset({"1", "true", "True", "yes"})
 _EMPTY: Final = frozenset({"", "-", "."})
@@ -41,8 +41,9 @@ def is_sequence_table(path: str | Path) -> bool:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             with gzip.GzipFile(fileobj=raw) if packed else raw as file:
-                first = file.readline(4096).decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
+                # A damaged byte in it is the business of its own record.
+                first = file.readline(4096).decode("utf-8-sig", "replace")
+    except (OSError, EOFError, zlib.error):
         return False
     return first.startswith(">") or _columns(first) is not None
 
@@ -76,29 +77,34 @@ def _read(path: Path, min_length: int) -> Iterator[ChainRecord | RecordProblem]:
 def _entries(path: Path) -> Iterator[tuple[int, dict[str, str] | RecordProblem]]:
     """Fields of each record with the number of its first line."""
     columns: list[str] | None = None
-    entry: tuple[int, str, list[str]] | None = None
+    entry: _Entry | None = None
     for line, content in read_lines(path):
         if isinstance(content, RecordProblem):
             entry = None  # cut off in the middle
             yield line, content
             continue
+        damage = ""
         try:
             text = content.decode("utf-8-sig").rstrip("\r\n")
         except UnicodeDecodeError as error:
-            yield line, RecordProblem(line=line, name=None, reason="not text", detail=str(error))
-            continue
+            text, damage = content.decode("utf-8-sig", "replace").rstrip("\r\n"), str(error)
         if columns is None and entry is None and not text.startswith(">"):
             columns = _columns(text)
             continue
         if columns is not None:
-            if text.strip() and not text.startswith("#"):
+            if damage:
+                yield line, RecordProblem(line=line, name=None, reason="not text", detail=damage)
+            elif text.strip() and not text.startswith("#"):
                 yield line, _row(line, text, columns)
         elif text.startswith(">"):
             if entry is not None:
                 yield _finished(entry)
-            entry = (line, text[1:].strip(), [])
+            head = text[1:].strip()
+            # What follows the name may be in any encoding.
+            entry = _Entry(line, head, [], damage if "\ufffd" in _entry_name(head) else "")
         elif entry is not None:
-            entry[2].append(text.strip())
+            entry = entry._replace(damage=entry.damage or damage)
+            entry.pieces.append(text.strip())
     if entry is not None:
         yield _finished(entry)
 
@@ -117,12 +123,29 @@ def _row(line: int, text: str, columns: list[str]) -> dict[str, str] | RecordPro
     return dict(zip(columns, (value.strip() for value in values), strict=True))
 
 
-def _finished(entry: tuple[int, str, list[str]]) -> tuple[int, dict[str, str]]:
-    line, head, pieces = entry
+class _Entry(NamedTuple):
+    """A FASTA entry as far as it was read."""
+
+    line: int
+    head: str
+    pieces: list[str]
+    damage: str
+    """Why its name or sequence is not known."""
+
+
+def _finished(entry: _Entry) -> tuple[int, dict[str, str] | RecordProblem]:
+    name = _entry_name(entry.head)
+    if entry.damage:
+        known = None if "\ufffd" in name else name
+        return entry.line, RecordProblem(line=entry.line, name=known, reason="not text", detail=entry.damage)
+    sequence = "".join("".join(entry.pieces).split()).removesuffix("*")
+    return entry.line, {"name": name, "seq": sequence}
+
+
+def _entry_name(head: str) -> str:
     word = (head.split() or [""])[0]
     match = _CATH_ENTRY.fullmatch(word)
-    sequence = "".join("".join(pieces).split()).removesuffix("*")
-    return line, {"name": match[1] if match else word, "seq": sequence}
+    return match[1] if match else word
 
 
 def _record(
@@ -153,13 +176,13 @@ def _record(
         if split not in _EMPTY:
             yield RecordProblem(
                 line=line, name=name, reason="unknown split", action="repaired",
-                detail=f"{split!r} is none of {', '.join(SPLITS)}; kept under {NO_SPLIT!r}",
+                detail=f"{shortened(split)} is none of {', '.join(SPLITS)}; kept under {NO_SPLIT!r}",
             )  # fmt: skip
         split = NO_SPLIT
     code = _first(fields, _CODES)
-    if code and not _CODE.fullmatch(code):
+    if code and not is_cath_code(code):
         yield RecordProblem(
-            line=line, name=name, reason="bad CATH codes left out", action="repaired", detail=repr(code)
+            line=line, name=name, reason="bad CATH codes left out", action="repaired", detail=shortened(code)
         )
         code = ""
     yield RecordProblem(line=line, name=name, reason=SEQUENCE_ONLY_NOTE, action="noted")
