@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
@@ -52,27 +54,29 @@ class TriangleMultiplication(Formulated):
             return triangle_update(self, pair, mask, LARGEST_SUM)
         if self.formulation == "cuequivariance" and (self.training or cuequivariance.usable(pair)):
             return cuequivariance.triangle_update(self, pair, mask)
-        b, n = mask.shape
-        # By hand: under a compiler with dynamic lengths nn.Linear's own flattening costs two copies in each pass.
-        rows = rearrange(pair, "b i j d -> (b i j) d")
-        keeps_less = lean.worthwhile(pair)
-        if keeps_less:
+        if lean.worthwhile(pair):
+            rows = rearrange(pair, "b i j d -> (b i j) d")
             edges, gate = lean.normed_maps(rows, self.norm, self.edges, self.gate)
-        else:
-            y = self.norm(rows)
-            edges, gate = self.edges(y), self.gate(y)
-            del y
+            x = self.out(self.norm_sum(self._gathered(edges, mask, lean.clamped)))
+            return lean.gated(x, gate.view(pair.shape))
+        # Rows by hand: under a compiler with dynamic lengths nn.Linear's own flattening costs two copies in each pass.
+        y = rearrange(self.norm(pair), "b i j d -> (b i j) d")
+        x = rearrange(self.norm_sum(self._gathered(self.edges(y), mask, _clamped)), "b i j d -> (b i j) d")
+        return (self.out(x) * self.gate(y).sigmoid_()).view(pair.shape)
+
+    def _gathered(
+        self,
+        edges: Float[Tensor, "n d"],
+        mask: Bool[Tensor, "b l"],
+        clamped: Callable[[Tensor, float], Tensor],
+    ) -> Float[Tensor, "b l l d"]:
+        """The bounded sums, of one row of projections and gates for each pair; a view with the channels in front."""
+        b, n = mask.shape
         left, right = F.glu(edges, dim=-1).unflatten(0, (b, n, n)).chunk(2, dim=-1)
-        del edges  # without a graph nothing else needs it
+        del edges  # the widest tensor of all; without a graph nothing else needs it
         left, right = _channels_first(left), _channels_first(right)
         left.mul_(mask[:, None, None, :] if self.outgoing else mask[:, None, :, None])
-        sums = rearrange(self._sum(left, right), "b d i j -> (b i j) d")
-        del left, right
-        bounded = lean.clamped if keeps_less else _clamped
-        x = self.norm_sum(bounded(sums, LARGEST_SUM))
-        del sums
-        x, gate = self.out(x).view(pair.shape), gate.view(pair.shape)
-        return lean.gated(x, gate) if keeps_less else x * gate.sigmoid()
+        return rearrange(clamped(self._sum(left, right), LARGEST_SUM), "b d i j -> b i j d")
 
     def _sum(self, a: Float[Tensor, "b d l l"], b: Float[Tensor, "b d l l"]) -> Float[Tensor, "b d l l"]:
         product = _full_precision_product if a.dtype == torch.float16 else torch.matmul
