@@ -214,6 +214,12 @@ def test_named_chains_that_are_not_there_and_angles_that_are_not_predicted(untra
     assert "no φ and ψ" in told()
 
 
+def test_a_file_that_may_not_be_read_is_named_in_a_line(run, out, told):
+    (run / "events.jsonl").mkdir()
+    assert main(["plot", "losses", str(run)]) == 1
+    assert "events.jsonl: Is a directory" in told()
+
+
 def test_without_matplotlib_it_is_said_what_to_install(run, out, told, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None)
     assert main(["plot", "losses", str(run)]) == 2

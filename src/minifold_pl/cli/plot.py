@@ -206,7 +206,11 @@ def run(args: argparse.Namespace) -> int:
         check_folder("--json", args.json)
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError("plot needs matplotlib: pip install 'minifold-pl[plots]'", exit_code=2)
-    figure, numbers = _DRAW[kind](args)
+    try:
+        figure, numbers = _DRAW[kind](args)
+    except OSError as error:
+        what = error.filename or "what the figure is drawn from"
+        raise UserError(f"cannot read {what}: {error.strerror or error}") from error
     written = [_write(figure, path, args.dpi) for path in paths]
     if args.json is not None:
         written.append(_write_numbers(kind, numbers, args.json))

@@ -172,8 +172,8 @@ class FigureData:
         told = self.summary.get(part)
         if not isinstance(told, dict) or not told:
             raise NoFigureData(
-                f"{self.folder / SUMMARY} holds no {part.replace('_', ' ')}: an older version wrote it, or its model "
-                "has none"
+                f"{self.folder / SUMMARY} holds no {part.replace('_', ' ')}: an older version wrote it, it had too "
+                "few chains, or its model has none"
             )
         return told
 
