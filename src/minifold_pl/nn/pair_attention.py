@@ -44,6 +44,7 @@ def attend_pairs(
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         half = torch.get_autocast_dtype(device)
         pair, weight, bias = pair.to(half), weight.to(half), bias.to(half)
+    keys, key_bias = keys.to(queries.dtype), key_bias.to(queries.dtype)
     if pair_bias is not None:
         pair_bias = pair_bias.to(queries.dtype)
     return _AttendPairs.apply(queries, keys, key_bias, pair, weight, bias, pair_bias, scale)
