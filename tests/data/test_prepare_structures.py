@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +13,12 @@ import pytest
 from tests.data.kill_prepare import content, kill_and_go_on
 
 from minifold_pl.data.chain_set import SourceError, read_chain_set
+from minifold_pl.data.journal import Journal, JournalBusyError
 from minifold_pl.data.prepare import PrepareSettings, prepare
 from minifold_pl.data.prepare_report import join_shards
 from minifold_pl.data.records import ChainRecord
 from minifold_pl.data.shards import merge_stores
+from minifold_pl.data.source_work import StructureFiles
 from minifold_pl.data.store import ChainStore, StoreError
 from minifold_pl.export.observed import ObservedChain, observed_mmcif_text, observed_pdb_text
 
@@ -507,8 +509,6 @@ def test_files_may_have_any_name(write, tmp_path):
 
 
 def test_two_runs_do_not_work_on_the_same_store(write, tmp_path):
-    from minifold_pl.data.journal import Journal
-
     write("1abc.pdb")
     with (
         Journal(tmp_path / ".store.prepare", {}),
@@ -516,6 +516,42 @@ def test_two_runs_do_not_work_on_the_same_store(write, tmp_path):
     ):
         prepare(tmp_path / "in", tmp_path / "store", TWO)
     prepare(tmp_path / "in", tmp_path / "store", TWO)
+
+
+def test_what_another_run_adds_meanwhile_is_not_undone(write, tmp_path, monkeypatch):
+    for name in ("1abc", "2abc", "3abc"):
+        write(f"{name}.pdb", folder=name)
+    store = tmp_path / "store"
+    prepare(tmp_path / "1abc", store, TWO)
+    expected = {"1abc.A", "2abc.A"}
+    remember = StructureFiles._remember
+
+    def remember_while_another_adds(work, out):
+        remember(work, out)
+        monkeypatch.undo()
+        with suppress(JournalBusyError):
+            prepare(tmp_path / "3abc", store, TWO)
+            expected.add("3abc.A")
+
+    monkeypatch.setattr(StructureFiles, "_remember", remember_while_another_adds)
+    prepare(tmp_path / "2abc", store, TWO)
+    assert set(ChainStore.open(store).names) == expected
+    prepare(tmp_path / "3abc", store, TWO)
+    assert set(ChainStore.open(store).names) == {"1abc.A", "2abc.A", "3abc.A"}
+
+
+def test_a_mistyped_command_leaves_the_journal_of_a_killed_run_and_nothing_of_its_own(write, tmp_path):
+    write("1abc.pdb")
+    journal = tmp_path / ".store.prepare"
+    with Journal(journal, {}) as begun:
+        begun.add("done", b"x")
+    before = (journal / "journal").read_bytes()
+    with pytest.raises(SourceError, match="does not exist"):
+        prepare(tmp_path / "no", tmp_path / "store", TWO)
+    assert (journal / "journal").read_bytes() == before
+    with pytest.raises(SourceError, match="does not exist"):
+        prepare(tmp_path / "no", tmp_path / "new" / "folder" / "store", TWO)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What was done of a long piece of work, so that it can go on after a kill.
+"""What was done of a long piece of work, so that it can go on after a kill; and the lock that it is done under.
 
 A folder with one file that only grows: a line that says what the work is, then entries of a key and its bytes,
 each with a checksum. What a kill cut off at the end is left out when the journal is opened again.
@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import struct
 import time
 import zlib
@@ -31,11 +30,79 @@ class JournalBusyError(ValueError):
     """Another process does the same work."""
 
 
+class FolderLock:
+    """Holds ``folder`` for one process at a time, until :meth:`release`, :meth:`remove` or the process's end.
+
+    Args:
+        folder: Made where it is not there, and removed at the end where nothing was put into it.
+
+    Raises:
+        JournalBusyError: another process holds it.
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._made = [path for path in (folder, *folder.parents) if not path.exists()]
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._file = open(folder / _LOCK, "wb")  # noqa: SIM115 (held until release)
+            except FileNotFoundError:  # the one before has removed the folder just now
+                continue
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                self._file.close()
+                raise JournalBusyError(f"another process works on it: {folder} is locked") from None
+            if self._is_in_place():
+                return
+            self._file.close()
+
+    def _is_in_place(self) -> bool:
+        """Whether the file that was locked is the one that others would find; not when it was removed meanwhile."""
+        try:
+            found = os.stat(self.folder / _LOCK)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(found, os.fstat(self._file.fileno()))
+
+    def release(self) -> None:
+        """Let others have it, with what was put into the folder."""
+        if not self._file.closed:
+            if not (self.folder / _FILE).exists():
+                self._remove()
+            self._file.close()
+
+    def remove(self) -> None:
+        """Let others have it, and leave nothing of the folder."""
+        if not self._file.closed:
+            self._remove()
+            self._file.close()
+
+    def _remove(self) -> None:
+        # The lock last: until then nobody else puts anything here, and after that what they put stays.
+        for name in (_FILE, _LOCK):
+            with contextlib.suppress(OSError):
+                (self.folder / name).unlink()
+        for path in [self.folder, *self._made]:
+            with contextlib.suppress(OSError):  # folders above it that hold something by now stay
+                path.rmdir()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
 class Journal:
     """Opens or begins the journal in ``folder``.
 
     Args:
-        folder: Made where it is not there.
+        folder: Made where it is not there; or the lock on it, which is then kept when the journal is closed.
         work: Any JSON that says what the work is. A journal of other work is begun anew.
 
     Raises:
@@ -43,15 +110,10 @@ class Journal:
         OSError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, work: dict[str, Any]) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(folder / _LOCK, "wb")  # noqa: SIM115 (held until close)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise JournalBusyError(f"another process works on it: {folder} is locked") from None
+    def __init__(self, folder: Path | FolderLock, work: dict[str, Any]) -> None:
+        self._owns_lock = not isinstance(folder, FolderLock)
+        self._lock = folder if isinstance(folder, FolderLock) else FolderLock(folder)
+        self.folder = folder = self._lock.folder
         self._file = open(folder / _FILE, "a+b")  # noqa: SIM115
         self._places: dict[str, tuple[int, int]] = {}
         self._synced = time.monotonic()
@@ -112,12 +174,14 @@ class Journal:
         """Keep what was written, and let others open it."""
         with contextlib.suppress(OSError):  # a full disk fails again when the buffer is flushed
             self._file.close()
-        self._lock.close()
+        if self._owns_lock:
+            self._lock.release()
 
     def remove(self) -> None:
         """The work is done, or not worth going on with: nothing is left."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._lock.remove()
 
     def __enter__(self) -> Self:
         return self

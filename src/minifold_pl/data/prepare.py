@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minifold_pl.data.chain_set import MIN_LENGTH, SourceError
-from minifold_pl.data.journal import Journal
+from minifold_pl.data.journal import FolderLock, Journal
 from minifold_pl.data.packed_chain import PackedChain
 from minifold_pl.data.prepare_report import (
     OWN_KEY,
@@ -76,11 +76,21 @@ def prepare(
     Raises:
         SourceError: the source or the splits file cannot be read at all, or holds no sound chain.
         StoreError: something is in the way at ``out``.
+        JournalBusyError: another run works on ``out``.
         OSError: the store cannot be written; the journal stays, and the same call goes on.
     """
     settings = settings or PrepareSettings()
     paths = [source] if isinstance(source, str | Path) else list(source)
     out = Path(os.path.abspath(out))
+    part = "-{}-of-{}".format(*settings.shard) if settings.shard else ""
+    # Before anything of a store that is there is read: what another run adds in between would be undone.
+    with FolderLock(out.parent / f".{out.name}.prepare{part}") as lock:
+        return _prepare(paths, out, settings, lock, progress or _silent)
+
+
+def _prepare(
+    paths: Sequence[str | Path], out: Path, settings: PrepareSettings, lock: FolderLock, progress: Progress
+) -> PrepareReport:
     if are_structures(paths):
         settings = _with_splits_of_store(paths, out, settings)
     splits = _find_splits(paths, settings)
@@ -92,15 +102,16 @@ def prepare(
         work = ChainSet(Path(paths[0]), settings)
     provenance = _provenance(work, settings, splits)
     if _is_made(out, work, provenance, settings):  # the one before was killed between its last two steps
-        with _journal(out, settings, work.identity):
-            return replace(PrepareReport.of_store(out), already_there=True)
+        report = PrepareReport.of_store(out)
+        lock.remove()
+        return replace(report, already_there=True)
     # refuses what is in the way
     writer = StoreWriter(
         out, overwrite=settings.overwrite or work.adds, may_be_empty=settings.shard is not None
     )
     writer.provenance = provenance
-    with _journal(out, settings, work.identity) as journal:
-        work.read(journal, progress or _silent)
+    with _journal(lock, work.identity) as journal:
+        work.read(journal, progress)
         return _assemble(work, journal, writer, settings, splits)
 
 
@@ -169,9 +180,8 @@ def _with_splits_of_store(
 
 
 @contextlib.contextmanager
-def _journal(out: Path, settings: PrepareSettings, identity: dict[str, Any]) -> Iterator[Journal]:
-    part = "-{}-of-{}".format(*settings.shard) if settings.shard else ""
-    journal = Journal(out.parent / f".{out.name}.prepare{part}", {"format": FORMAT, **identity})
+def _journal(lock: FolderLock, identity: dict[str, Any]) -> Iterator[Journal]:
+    journal = Journal(lock, {"format": FORMAT, **identity})
     try:
         yield journal
     except ValueError:  # going on would end in the same way
