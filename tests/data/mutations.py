@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import json
 import tempfile
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from minifold_pl.data.cath_domains import parse_line, read_cath_domains
 from minifold_pl.data.chain_set import MAX_COORDINATE
 from minifold_pl.data.outcome import Outcome
 from minifold_pl.data.prepare import prepare
@@ -131,13 +134,13 @@ def check_many(path: str, first: int, count: int) -> list[str]:
     data = Path(path).read_bytes()
     if data.startswith(b"\x1f\x8b"):
         data = gzip.decompress(data)
-    lines = data.lstrip().startswith(b"{")
+    check = CHECKS.get(Path(path).suffix, _structure_told)
     wrong = []
     for seed in range(first, first + count):
         how, damaged = mutated(data, np.random.default_rng([seed, 7]))
         started = time.monotonic()
         try:
-            told = _lines_told(damaged) if lines else _structure_told(damaged)
+            told = check(damaged, data)
         except Exception as error:  # a traceback is what must not be
             told = [f"{type(error).__name__}: {error}"]
         if (seconds := time.monotonic() - started) > SECONDS:
@@ -146,7 +149,7 @@ def check_many(path: str, first: int, count: int) -> list[str]:
     return wrong
 
 
-def _structure_told(content: bytes) -> list[str]:
+def _structure_told(content: bytes, sound: bytes) -> list[str]:
     entries = read_content_of(content, "1abc", 4, MIN_COMPLETE)
     wrong = _unsound(Outcome(entries))
     try:
@@ -168,25 +171,86 @@ def _structure_told(content: bytes) -> list[str]:
     return wrong
 
 
-def _lines_told(content: bytes) -> list[str]:
+def _unhurt(content: bytes, sound: bytes, joint: bytes) -> list[bytes] | None:
+    """Records of the sound file that are whole in the damaged one; None where compressed data are damaged."""
+    if content.startswith(b"\x1f\x8b"):
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error):
+            return None
+    left = set(content.strip().split(joint))
+    return [record for record in sound.strip().split(joint) if record in left]
+
+
+def _chain_set_told(content: bytes, sound: bytes) -> list[str]:
     """The lines by themselves, and the file as ``data prepare`` takes it."""
     wrong = []
     if not content.startswith(b"\x1f\x8b"):
         wrong += _unsound(Outcome.decoded(read_block(content, 1, 4)))
+    lines = _unhurt(content, sound, b"\n")
+    names = [json.loads(line)["name"] for line in lines] if lines else []
+    return wrong + _prepared_told(content, "chain_set.jsonl", names)
+
+
+def _table_told(content: bytes, sound: bytes) -> list[str]:
+    """A table of sequences with its header in place."""
+    lines = _unhurt(content, sound, b"\n") or []
+    head, *rows = sound.splitlines()
+    text = gzip.decompress(content) if lines and content.startswith(b"\x1f\x8b") else content
+    names = [line.split(b"\t")[0].decode() for line in lines if line in rows]
+    return _prepared_told(content, "sequences.tsv", names if text.startswith(head + b"\n") else [])
+
+
+def _fasta_told(content: bytes, sound: bytes) -> list[str]:
+    """Entries, the first of which gives the format away."""
+    entries = _unhurt(content, sound, b"\n>") or []
+    text = gzip.decompress(content) if entries and content.startswith(b"\x1f\x8b") else content
+    names = [entry.split()[0].lstrip(b">").decode() for entry in entries]
+    return _prepared_told(content, "sequences.fasta", names if text.startswith(b">") else [])
+
+
+def _prepared_told(content: bytes, file: str, names: list[str]) -> list[str]:
+    """What ``data prepare`` makes of a file; the chains of these names are sound, and must be kept."""
     with tempfile.TemporaryDirectory() as folder:
-        path, out = Path(folder) / "chain_set.jsonl", Path(folder) / "store"
+        path, out = Path(folder) / file, Path(folder) / "store"
         path.write_bytes(content)
         try:
             report = prepare(path, out)
         except ValueError as error:
-            if len(str(error).splitlines()) != 1:
-                wrong.append(f"is refused with {str(error)!r}")
-        else:
-            store = ChainStore.open(out)
-            store.verify()
-            if len(store) != report.kept:
-                wrong.append(f"{len(store)} chains, {report.kept} told of")
+            told = str(error)
+            if names or len(told.splitlines()) != 1:
+                return [f"is refused with {told!r} though {names} are sound"]
+            return []
+        store = ChainStore.open(out)
+        store.verify()
+        wrong = [f"sound {name} is lost" for name in set(names) - set(store.names)]
+        if len(store) != report.kept:
+            wrong.append(f"{len(store)} chains, {report.kept} told of")
+        return wrong
+
+
+def _domains_told(content: bytes, sound: bytes) -> list[str]:
+    """A list of CATH domains."""
+    lines = _unhurt(content, sound, b"\n") or []
+    wanted = {domain.name: domain for line in lines for domain in parse_line(line.decode().split())}
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        try:
+            table = read_cath_domains(file.name)
+        except ValueError as error:
+            told = str(error)
+            return [f"is refused with {told!r}"] if wanted or len(told.splitlines()) != 1 else []
+    wrong = [f"sound {name} is lost" for name in wanted.keys() - table.domains.keys()]
+    if any(not problem.isprintable() or len(problem) > 1000 for problem in table.problems):
+        wrong.append(f"told as {table.problems!r}")
     return wrong
+
+
+CHECKS: dict[str, Callable[[bytes, bytes], list[str]]] = {
+    ".jsonl": _chain_set_told, ".tsv": _table_told, ".fasta": _fasta_told, ".cath": _domains_told,
+}  # fmt: skip
+"""By the ending of the file that is damaged; others are structure files."""
 
 
 def _unsound(outcome: Outcome) -> list[str]:

@@ -120,13 +120,17 @@ def test_a_chains_name_is_turned_into_caths(name, key):
         ("-5-12", ["-5-12"]),
         ("-12--5:A", ["-12--5"]),
         ("36(A)-120", ["36A-120"]),
-        ("1H-14A:L", ["1H-14A"]),
-        ("1-", None), ("", None), ("a-b", None), ("1-2,", None),
+        ("1H-14A:A", ["1H-14A"]),
     ],
 )  # fmt: skip
 def test_ranges_are_read(text, ranges):
-    segments = parse_chopping(text)
-    assert (segments and [str(s) for s in segments]) == ranges
+    assert [str(s) for s in parse_chopping(text, "A")] == ranges
+
+
+@pytest.mark.parametrize("text", ["1-", "", "a-b", "1-2,", "1-99999999999", "1-2:B", "1-2:A,3-4:B", "1-2:a"])
+def test_ranges_of_another_form_or_chain_are_refused(text):
+    with pytest.raises(ValueError, match=r"has ranges of chain '[aB]'|has no ranges of residues"):
+        parse_chopping(text, "A")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +162,51 @@ def test_a_file_that_cannot_be_read_is_one_clear_error(tmp_path):
 def test_a_bad_line_among_good_ones_is_told_and_left_out(read):
     table = read(CATH_B + "1xyzA01 v4_2_0 1.10.490.10 nonsense\n")
     assert len(table) == 4
-    assert table.problems == ["list0 line 5: '1xyzA01 v4_2_0 1.10.490.10 nonsense' is no CATH domain"]
+    assert table.problems == [
+        "list0 line 5: '1xyzA01 v4_2_0 1.10.490.10 nonsense' has no ranges of residues, 'nonsense'"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("1ts9A01 v4_3_0 1.10.8.10 1-50:B", "'1ts9A01 v4_3_0 1.10.8.10 1-50:B' has ranges of chain 'B'"),
+        ("1ts9A  D01 F00  1  B    1 - B   50 -", "has ranges of chain 'B'"),
+        ("1ts9A  D01 F00  1  A    1 - B   50 -", "has ranges of chain 'B'"),
+        ("1ts9A  D01 F00  1  A    1 -", "has no ranges of residues"),
+        ("1ts9A00 99999999999999999999 10 8 10", "has no CATH code, '99999999999999999999.10.8.10'"),
+        ("1ts9A00 0 0 0 0", "has no CATH code, '0.0.0.0'"),
+        ("1ts9A01 v4_3_0 1.10.8.12345678 1-50:A", "has no CATH code"),
+        ("1oaiA00 3 40 50 300", "1oaiA00: code 3.40.50.300, 1.10.8.10 was there before and is kept"),
+        (
+            "1cnsA02 v4_2_0 3.30.20.10 60-90:A",
+            "1cnsA02: residues 60-90, 88-145 were there before and are kept",
+        ),
+        ("\xe9 1", "'\ufffd 1' is no CATH domain"),
+        ("x" * 5000, "x' is no CATH domain"),
+    ],
+)
+def test_a_line_that_cannot_be_right_is_told_with_its_number_and_changes_nothing(tmp_path, line, told):
+    sound = DOMAIN_LIST + CATH_B.replace("101mA00", "102mA00")
+    (tmp_path / "list").write_bytes((sound + line + "\n103mA00 1 10 490 10\n").encode("latin-1"))
+    table = read_cath_domains(tmp_path / "list")
+    (tmp_path / "sound").write_text(sound + "103mA00 1 10 490 10\n")
+    assert table.domains == read_cath_domains(tmp_path / "sound").domains
+    (problem,) = table.problems
+    assert problem.startswith("list line 12: ")
+    assert told in problem
+    assert problem.isprintable()
+    assert len(problem) < 200
+
+
+def test_of_very_many_bad_lines_the_first_are_told(read):
+    table = read(CATH_B + "nonsense\n" * 1234)
+    assert len(table.problems) == 101
+    assert table.problems[-1] == "list0: 1,134 more lines like these"
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(read):
+    assert read("\ufeff1ts9A00 1 10 8 10\r\n").domains.keys() == {"1ts9A00"}
 
 
 def test_a_chain_is_labelled_with_all_its_domains_codes_each_once(read, make_record):

@@ -15,7 +15,7 @@ RAW_CASES = (
 
 @pytest.fixture
 def sources(tmp_path, make_record, make_line):
-    """A small PDB file, mmCIF file and chain set, with gaps and insertion codes."""
+    """A small PDB file and mmCIF file with gaps and insertion codes; and files of several records."""
     record = make_record("1abc.A", 30)
     coords = record.coords.copy()
     coords[9:11] = float("nan")
@@ -23,9 +23,18 @@ def sources(tmp_path, make_record, make_line):
     chain = ObservedChain(name="1abc", sequence=record.sequence, coords=coords, residue_ids=ids)
     (tmp_path / "1abc.pdb").write_text(observed_pdb_text(chain))
     (tmp_path / "1abc.cif").write_text(observed_mmcif_text(chain))
-    lines = [make_line(f"c{k}", 12, breaks=[3], split="test", cluster="7", rep=True) for k in range(4)]
+    lines = [make_line(f"c{k}", 12, breaks=[3], split="test", cluster="7", rep=True) for k in range(8)]
     (tmp_path / "chain_set.jsonl").write_text("\n".join(lines) + "\n")
-    return [tmp_path / name for name in ("1abc.pdb", "1abc.cif", "chain_set.jsonl")]
+    rows = [f"c{k}\ttest\t1.10.{k}\t{'ACDEFGHIKLMNPQRSTVWY' * 3}" for k in range(20)]
+    (tmp_path / "sequences.tsv").write_text("\n".join(["name\tsplit\tCATH\tseq", *rows]) + "\n")
+    entries = [f">c{k} protein\n{'ACDEFGHIKLMNPQRSTVWY' * 2}\n{'YWVT' * k}" for k in range(20)]
+    (tmp_path / "sequences.fasta").write_text("\n".join(entries) + "\n")
+    lists = [f"1abcA{k:02d} v4_3_0 1.10.8.{k} {k}-{k + 9},90-99:A" for k in range(1, 9)]
+    lists += [f"2abcB{k:02d} 1 10 8 {k} 1 1 1 1 1 59 1.0" for k in range(1, 9)]
+    lists += [f"3ab{k}A  D01 F00  1  A    1 - A   79 -" for k in range(1, 9)]
+    (tmp_path / "list.cath").write_text("\n".join(lists) + "\n")
+    names = ("1abc.pdb", "1abc.cif", "chain_set.jsonl", "sequences.tsv", "sequences.fasta", "list.cath")
+    return [tmp_path / name for name in names]
 
 
 def _check(paths, count, processes):
@@ -54,4 +63,4 @@ def test_twenty_thousand_damaged_files_give_sound_chains_or_reasons(sources, rea
         (tmp_path / "few.jsonl").write_bytes(b"".join(islice(file, 3)))
     raw = [real_data / "raw_cases" / name for name in RAW_CASES]
     _check([*sources, tmp_path / "few.jsonl", *raw], 1000 + 50, processes=2)
-    assert (1000 + 50) * (4 + len(RAW_CASES)) >= 20_000
+    assert (1000 + 50) * (7 + len(RAW_CASES)) >= 20_000

@@ -17,7 +17,6 @@ http://download.cathdb.info/cath/releases.
 from __future__ import annotations
 
 import gzip
-import io
 import re
 import zlib
 from collections.abc import Iterable, Iterator
@@ -28,15 +27,20 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from minifold_pl.data.cath import is_cath_code
 from minifold_pl.data.records import ChainRecord, split_residue_id
 
 MIN_DOMAIN_LENGTH: Final = 4
 """Fewest residues of a domain that is cut out: what a chain needs to have a handedness."""
 
-_DOMAIN: Final = re.compile(r"[0-9][0-9a-zA-Z]{3}\S[0-9]{2}")
-_CHAIN: Final = re.compile(r"[0-9][0-9a-zA-Z]{3}\S")
+_DOMAIN: Final = re.compile(r"[0-9][0-9a-zA-Z]{3}[!-~][0-9]{2}")
+_CHAIN: Final = re.compile(r"[0-9][0-9a-zA-Z]{3}[!-~]")
+_COUNT: Final = re.compile(r"D(?!00?$)[0-9]{1,2}")
 _NUMBER: Final = re.compile(r"[0-9]+")
 _CODE: Final = re.compile(r"[0-9]+(\.[0-9]+){3}")
+_TOLD: Final = 100
+"""Bad lines of a file that are told one by one."""
+_BOM: Final = b"\xef\xbb\xbf"
 _RESIDUE: Final = r"(-?[0-9]{1,9})(?:\(([A-Za-z])\)|([A-Za-z]))?"
 _RANGE: Final = re.compile(rf"{_RESIDUE}-{_RESIDUE}(?::(\S+))?")
 _RECORD_NAME: Final = re.compile(r"([0-9][0-9a-zA-Z]{3})[._:\-]?([A-Za-z0-9]*)")
@@ -46,6 +50,10 @@ _BLANK_CHAIN: Final = "0"
 
 class CathFileError(ValueError):
     """A list of domains that cannot be read."""
+
+
+class _OtherChain(ValueError):
+    """A domain's residues are of another chain than its name."""
 
 
 class Segment(NamedTuple):
@@ -82,19 +90,28 @@ class DomainTable:
     domains: dict[str, Domain] = field(default_factory=dict)
     """By name, in the order of the files."""
     problems: list[str] = field(default_factory=list)
-    """Lines that are of no known form; they are left out."""
+    """Lines that are of no known form or contradict an earlier one; they are left out."""
     _by_chain: dict[str, list[str]] = field(default_factory=dict, repr=False)
 
-    def add(self, domain: Domain) -> None:
-        """Add a domain, or what another file knows of one that is there."""
+    def add(self, domain: Domain) -> str:
+        """Add a domain, or what another line knows of one that is there.
+
+        Returns what is left out since an earlier line says otherwise; empty where nothing is.
+        """
         old = self.domains.get(domain.name)
         if old is None:
             self.domains[domain.name] = domain
             self._by_chain.setdefault(domain.name[:5], []).append(domain.name)
-        else:
-            self.domains[domain.name] = Domain(
-                name=domain.name, code=domain.code or old.code, segments=domain.segments or old.segments
-            )
+            return ""
+        code, segments = old.code or domain.code, old.segments or domain.segments
+        self.domains[domain.name] = Domain(name=domain.name, code=code, segments=segments)
+        left_out = []
+        if domain.code not in (None, code):
+            left_out.append(f"code {domain.code}, {code} was there before and is kept")
+        if domain.segments not in (None, segments):
+            given, kept = (",".join(map(str, s or ())) for s in (domain.segments, segments))
+            left_out.append(f"residues {given}, {kept} were there before and are kept")
+        return f"{domain.name}: {'; '.join(left_out)}" if left_out else ""
 
     def of_chain(self, name: str) -> tuple[Domain, ...]:
         """Domains of a chain called ``1abc.A`` (or ``1ABC_A``, ``1abcA``), in the order of their numbers.
@@ -135,21 +152,23 @@ def read_cath_domains(*paths: str | Path) -> DomainTable:
 
 
 def _read_file(path: Path, table: DomainTable) -> None:
-    known = 0
+    known = count = 0
     bad: list[str] = []
     try:
-        for number, text in enumerate(_lines(path), 1):
+        for number, line in enumerate(_lines(path), 1):
+            text = line.decode("utf-8", "replace")
             words = text.split()
             if not words or words[0].startswith("#"):
                 continue
-            domains = parse_line(words)
-            if domains is None:
-                bad.append(f"{path.name} line {number}: {text.strip()[:60]!r} is no CATH domain")
-                continue
-            known += 1
-            for domain in domains:
-                table.add(domain)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+            try:
+                domains = parse_line(words)
+                known += 1
+                reasons = [reason for domain in domains if (reason := table.add(domain))]
+            except ValueError as error:
+                reasons = [f"{text.strip()[:60]!r} {error}"]
+            count += len(reasons)
+            bad += [f"{path.name} line {number}: {reason}" for reason in reasons if len(bad) < _TOLD]
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise CathFileError(f"list of CATH domains {path}: {reason}") from None
     if not known:
@@ -158,45 +177,62 @@ def _read_file(path: Path, table: DomainTable) -> None:
             f"{path} holds no CATH domain; give a cath-domain-list (CLF 2.0), cath-domain-boundaries (CDF 2.0) "
             f"or cath-b file, plain or gzipped{first}"
         )
+    if count > len(bad):
+        bad.append(f"{path.name}: {count - len(bad):,} more lines like these")
     table.problems += bad
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _lines(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
-        with io.TextIOWrapper(gzip.GzipFile(fileobj=file) if compressed else file, encoding="utf-8") as text:
-            yield from text
+        lines = iter(gzip.GzipFile(fileobj=file) if compressed else file)
+        yield next(lines, b"").removeprefix(_BOM)
+        yield from lines
 
 
-def parse_line(words: list[str]) -> list[Domain] | None:
-    """The domains that a line of any of the formats tells of; None when it is of none of them."""
+def parse_line(words: list[str]) -> list[Domain]:
+    """The domains that a line of any of the formats tells of.
+
+    Raises:
+        ValueError: it is of none of them; the message follows the line.
+    """
     if len(words) >= 5 and _DOMAIN.fullmatch(words[0]) and all(map(_NUMBER.fullmatch, words[1:5])):
-        return [Domain(name=_normalised(words[0]), code=".".join(words[1:5]))]
+        return [Domain(name=_normalised(words[0]), code=_code(".".join(words[1:5])))]
     if len(words) == 4 and _DOMAIN.fullmatch(words[0]) and _CODE.fullmatch(words[2]):
-        segments = parse_chopping(words[3])
-        if segments is None:
-            return None
-        return [Domain(name=_normalised(words[0]), code=words[2], segments=segments)]
-    if len(words) >= 3 and _CHAIN.fullmatch(words[0]) and re.fullmatch(r"D[0-9]{1,3}", words[1]):
+        segments = parse_chopping(words[3], words[0][4])
+        return [Domain(name=_normalised(words[0]), code=_code(words[2]), segments=segments)]
+    if len(words) >= 3 and _CHAIN.fullmatch(words[0]) and _COUNT.fullmatch(words[1]):
         return _boundaries(words)
-    return None
+    raise ValueError("is no CATH domain")
 
 
-def parse_chopping(text: str) -> tuple[Segment, ...] | None:
-    """Segments of ``1-87,146-243:A``; None when it is of another form."""
+def _code(text: str) -> str:
+    if not is_cath_code(text):
+        raise ValueError(f"has no CATH code, {text[:60]!r}")
+    return text
+
+
+def parse_chopping(text: str, chain: str) -> tuple[Segment, ...]:
+    """Segments of ``1-87,146-243:A``, which are of ``chain``.
+
+    Raises:
+        ValueError: it is of another form, or of another chain.
+    """
     segments = []
     for part in text.split(","):
         match = _RANGE.fullmatch(part)
         if match is None:
-            return None
+            raise ValueError(f"has no ranges of residues, {text[:60]!r}")
+        if match[7] not in (None, chain):
+            raise ValueError(f"has ranges of chain {match[7][:20]!r}")
         segments.append(
             Segment(match[1] + (match[2] or match[3] or ""), match[4] + (match[5] or match[6] or ""))
         )
     return tuple(segments)
 
 
-def _boundaries(words: list[str]) -> list[Domain] | None:
+def _boundaries(words: list[str]) -> list[Domain]:
     """``1cnsA D02 F00  2 A 1 - A 87 - A 146 - A 243 -  1 A 88 - A 145 -``; fragments at the end are left out."""
     chain, rest = words[0], iter(words[3:])
     count = int(words[1][1:])
@@ -206,11 +242,16 @@ def _boundaries(words: list[str]) -> list[Domain] | None:
             segments = []
             for _ in range(int(next(rest))):
                 first, last = ((next(rest), next(rest), next(rest)) for _ in range(2))
+                if {first[0], last[0]} != {chain[4]}:
+                    other = first[0] if first[0] != chain[4] else last[0]
+                    raise _OtherChain(f"has ranges of chain {other[:20]!r}")
                 segments.append(Segment(_joined(first), _joined(last)))
             label = 0 if count == 1 and words[2] == "F00" else number
             domains.append(Domain(name=_normalised(f"{chain}{label:02d}"), segments=tuple(segments)))
+    except _OtherChain:
+        raise
     except (RuntimeError, StopIteration, ValueError):
-        return None
+        raise ValueError("has no ranges of residues") from None
     return domains
 
 
