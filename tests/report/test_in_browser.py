@@ -253,6 +253,7 @@ def test_the_button_changes_the_theme_and_figures_follow(browser: Any) -> None:
     other = {"light": "dark", "dark": "light"}[browser.theme]
     assert browser.execute_script("return document.documentElement.dataset.theme") == other
     shown = browser.find_elements("css selector", f"figure img.{other}")
+    assert shown
     _until(
         lambda: all(browser.execute_script("return arguments[0].naturalWidth", image) > 0 for image in shown)
     )
