@@ -540,6 +540,30 @@ def test_what_another_run_adds_meanwhile_is_not_undone(write, tmp_path, monkeypa
     assert set(ChainStore.open(store).names) == {"1abc.A", "2abc.A", "3abc.A"}
 
 
+@pytest.mark.parametrize("name", ["sources.jsonl", "report.json"])
+def test_an_account_that_has_changed_is_noticed_where_it_is_used(write, tmp_path, name):
+    write("1abc.pdb")
+    store = tmp_path / "store"
+    prepare(tmp_path / "in", store, TWO)
+    text = (store / name).read_text()
+    changed = text.replace('"1abc.A"', '"1abd.A"') if name == "sources.jsonl" else text.replace(": 1", ": 7")
+    assert len(changed) == len(text)
+    assert changed != text
+    (store / name).write_text(changed)
+    with pytest.raises(StoreError, match=f"store is damaged: {name} has changed"):
+        prepare(tmp_path / "in", store, TWO)
+    with pytest.raises(StoreError, match=f"store is damaged: {name} has changed"):
+        merge_stores(tmp_path / "merged", [store], join=join_shards)
+    write("2abc.pdb", folder="more")
+    if name == "sources.jsonl":  # the other one is made anew of it
+        with pytest.raises(StoreError, match=f"store is damaged: {name} has changed"):
+            prepare(tmp_path / "more", store, TWO)
+    prepare(tmp_path / "in", store, replace(TWO, overwrite=True))
+    prepare(tmp_path / "more", store, TWO)
+    assert ChainStore.open(store).names == ("1abc.A", "2abc.A")
+    ChainStore.open(store).verify()
+
+
 def test_a_mistyped_command_leaves_the_journal_of_a_killed_run_and_nothing_of_its_own(write, tmp_path):
     write("1abc.pdb")
     journal = tmp_path / ".store.prepare"

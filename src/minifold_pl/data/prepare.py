@@ -26,6 +26,7 @@ from minifold_pl.data.prepare_report import (
     PrepareReport,
     SourceAccount,
     Told,
+    accounts_of,
 )
 from minifold_pl.data.prepare_settings import PrepareSettings
 from minifold_pl.data.records import NO_SPLIT
@@ -101,8 +102,9 @@ def _prepare(
     else:
         work = ChainSet(Path(paths[0]), settings)
     provenance = _provenance(work, settings, splits)
-    if _is_made(out, work, provenance, settings):  # the one before was killed between its last two steps
-        report = PrepareReport.of_store(out)
+    made = _made(out, work, provenance, settings)
+    if made is not None:  # the one before was killed between its last two steps
+        report = PrepareReport.of_store(made)
         lock.remove()
         return replace(report, already_there=True)
     # refuses what is in the way
@@ -137,24 +139,26 @@ def _provenance(work: Work, settings: PrepareSettings, splits: _Splits) -> dict[
     return provenance
 
 
-def _is_made(out: Path, work: Work, provenance: dict[str, Any], settings: PrepareSettings) -> bool:
-    """Whether the store at ``out`` is the one that would be made: of the same files, in the same way."""
-    if settings.overwrite or not is_store(out) or not (out / SOURCES_FILE).is_file():
-        return False
-    if read_header(out)[0]["provenance"] != provenance:
-        return False
-    ChainStore.open(out)  # refuses a damaged one
-    lines = (out / SOURCES_FILE).read_text("utf-8").splitlines()
-    accounts = [SourceAccount.from_line(line) for line in lines]
+def _made(out: Path, work: Work, provenance: dict[str, Any], settings: PrepareSettings) -> ChainStore | None:
+    """The store at ``out`` where it is the one that would be made: of the same files, in the same way.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    if settings.overwrite or not is_store(out) or read_header(out)[0]["provenance"] != provenance:
+        return None
+    store = ChainStore.open(out)
+    accounts = accounts_of(store)
     if work.adds and not all(account.sha256 for account in accounts):
-        return False  # what could not be read is tried again
+        return None  # what could not be read is tried again
     made_of = [SourceFile(account.path, account.size, account.mtime_ns) for account in accounts]
     if made_of == list(work.files):
-        return True
+        return store
     if work.adds or len(accounts) != 1:
-        return False  # files that were touched are looked at one by one
+        return None  # files that were touched are looked at one by one
     (account,), (file,) = accounts, work.files  # one large file, perhaps copied or fetched anew
-    return account.size == file.size and account.sha256 == file_sha256(file.path)
+    same = account.size == file.size and account.sha256 == file_sha256(file.path)
+    return store if same else None
 
 
 def _with_splits_of_store(

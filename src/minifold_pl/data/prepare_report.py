@@ -12,7 +12,6 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from minifold_pl.data.outcome import ACTIONS, DUPLICATE, Action, Problem
@@ -22,6 +21,7 @@ from minifold_pl.data.structure_content import printable
 if TYPE_CHECKING:
     from minifold_pl.data.shards import Duplicate, Part
     from minifold_pl.data.split import SplitAssignment
+    from minifold_pl.data.store import ChainStore
 
 REPORT_FILE: Final = "report.json"
 SOURCES_FILE: Final = "sources.jsonl"
@@ -70,6 +70,15 @@ class SourceAccount:
         return cls(**content, told=told)
 
 
+def accounts_of(store: ChainStore) -> list[SourceAccount]:
+    """What a store tells of each file that it is made of.
+
+    Raises:
+        StoreError: it tells nothing, or what it tells has changed since it was written.
+    """
+    return [SourceAccount.from_line(line) for line in store.attached(SOURCES_FILE).splitlines()]
+
+
 class TextProblem(NamedTuple):
     """A problem as it is told."""
 
@@ -114,13 +123,17 @@ class PrepareReport:
     _of_lines: bool = False
 
     @classmethod
-    def of_store(cls, path: Path) -> Self:
-        """The account that lies in a store."""
-        saved = json.loads((path / REPORT_FILE).read_text("utf-8"))
+    def of_store(cls, store: ChainStore) -> Self:
+        """The account that lies in a store.
+
+        Raises:
+            StoreError: it has changed since it was written.
+        """
+        saved = json.loads(store.attached(REPORT_FILE))
         known = ("source", "splits_from", "named_by_splits", "strict_splits", "split_sizes", "split_notes")
         report = cls(**{name: saved[name] for name in known})
-        for line in (path / SOURCES_FILE).read_text("utf-8").splitlines():
-            report.add(SourceAccount.from_line(line))
+        for account in accounts_of(store):
+            report.add(account)
         return report
 
     def add(self, account: SourceAccount) -> None:

@@ -180,7 +180,7 @@ def _part(path: Path) -> Part:
 
     own = {HEADER, INDEX, STRINGS}
     names = [n for n in store.files if n not in own and not n.startswith("chains-")]
-    attached = {name: (path / name).read_text() for name in names}
+    attached = {name: store.attached(name) for name in names}
     return Part(path=path, provenance=store.provenance, attached=attached, chains=chains)
 
 

@@ -19,7 +19,7 @@ from minifold_pl.data.chain_set import RecordProblem, SourceError, read_lines
 from minifold_pl.data.journal import Journal
 from minifold_pl.data.outcome import Entry, Outcome, Problem
 from minifold_pl.data.packed_chain import pack
-from minifold_pl.data.prepare_report import SOURCES_FILE, PrepareReport, SourceAccount
+from minifold_pl.data.prepare_report import PrepareReport, SourceAccount, accounts_of
 from minifold_pl.data.prepare_settings import PrepareSettings
 from minifold_pl.data.read_source import SAME, labelled, read_block
 from minifold_pl.data.records import NO_SPLIT
@@ -139,8 +139,7 @@ class StructureFiles:
             )
         names: set[str] = set()
         row = 0
-        for line in (out / SOURCES_FILE).read_text("utf-8").splitlines():
-            account = SourceAccount.from_line(line)
+        for account in accounts_of(self.before):
             rows: list[int | None] = []
             for told in account.told:
                 if told.name is None or told.name in names:

@@ -37,6 +37,7 @@ from minifold_pl.data.store_format import (
     check_sizes,
     column_offsets,
     is_store,
+    read_checked,
     read_header,
     shard_name,
 )
@@ -138,6 +139,14 @@ class ChainStore:
     def files(self) -> tuple[str, ...]:
         """Names of the store's files, those that were attached among them."""
         return tuple(self._header["files"])
+
+    def attached(self, name: str) -> str:
+        """A text that was attached to the store, after its checksum was compared.
+
+        Raises:
+            StoreError: there is none of that name, or it has changed since it was written.
+        """
+        return read_checked(self.path, name, self._header).decode()
 
     def __len__(self) -> int:
         return self._count

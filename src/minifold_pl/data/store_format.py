@@ -162,6 +162,26 @@ def check_file(path: Path, name: str, header: dict[str, Any]) -> None:
         raise StoreError(f"store {path} is damaged: {name} has changed; make the store again")
 
 
+def read_checked(path: Path, name: str, header: dict[str, Any]) -> bytes:
+    """A file's content, after its sha256 was compared with the header's.
+
+    Raises:
+        StoreError: it is none of the store's files, cannot be read, or has changed since it was written.
+    """
+    entry = header["files"].get(name)
+    try:
+        content = (path / name).read_bytes() if entry is not None else None
+    except OSError as error:
+        raise StoreError(
+            f"store {path} is damaged: {name} cannot be read: {error.strerror}; make the store again"
+        ) from None
+    if entry is None or content is None:
+        raise StoreError(f"store {path} has no {name}; make the store again")
+    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        raise StoreError(f"store {path} is damaged: {name} has changed; make the store again")
+    return content
+
+
 def replaced_prefix(out: Path) -> str:
     """How the names begin under which a replaced store waits for its removal."""
     return f".{out.name}.replaced-"
