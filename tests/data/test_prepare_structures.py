@@ -2,6 +2,7 @@ import gzip
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -538,6 +539,55 @@ def test_what_another_run_adds_meanwhile_is_not_undone(write, tmp_path, monkeypa
     assert set(ChainStore.open(store).names) == expected
     prepare(tmp_path / "3abc", store, TWO)
     assert set(ChainStore.open(store).names) == {"1abc.A", "2abc.A", "3abc.A"}
+
+
+def _killed(module, name):
+    """A child process in which ``prepare`` adds to the store and dies as it calls ``module.name``."""
+    code = (
+        "import os, sys, importlib\n"
+        "from minifold_pl.data.prepare import PrepareSettings, prepare\n"
+        f"module = importlib.import_module({module!r})\n"
+        f"module.{name} = lambda *_, **__: os._exit(9)\n"
+        "prepare(sys.argv[1], sys.argv[2], PrepareSettings(processes=1))\n"
+    )
+
+    def run(source, out):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(source), str(out)],
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+                "OMP_NUM_THREADS": "1",
+            },
+            check=False,
+        )
+        assert done.returncode == 9
+
+    return run
+
+
+def test_the_old_store_that_a_kill_left_beside_the_new_one_is_removed_by_the_same_command(write, tmp_path):
+    write("1abc.pdb")
+    store = tmp_path / "store"
+    prepare(tmp_path / "in", store, TWO)
+    write("2abc.pdb")
+    _killed("minifold_pl.data.store_writer", "StoreWriter._discard")(tmp_path / "in", store)
+    assert ChainStore.open(store).names == ("1abc.A", "2abc.A")
+    assert list(tmp_path.glob(".store.partial-*"))
+    assert prepare(tmp_path / "in", store, TWO).already_there
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "store"]
+
+
+def test_a_store_that_a_kill_left_aside_is_put_back_before_it_is_added_to(write, tmp_path):
+    first = write("1abc.pdb")
+    store = tmp_path / "store"
+    prepare(first, store, TWO)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    store.rename(tmp_path / f".store.replaced-{socket.gethostname()}-{dead.pid}")
+    prepare(write("2abc.pdb"), store, TWO)
+    assert ChainStore.open(store).names == ("1abc.A", "2abc.A")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "store"]
 
 
 @pytest.mark.parametrize("name", ["sources.jsonl", "report.json"])

@@ -46,7 +46,7 @@ from minifold_pl.data.split import SplitFractions, assign_splits
 from minifold_pl.data.splits_file import SPLITS_FILE, SplitTable, read_splits
 from minifold_pl.data.store import ChainStore, StoreError
 from minifold_pl.data.store_format import is_store, read_header
-from minifold_pl.data.store_writer import StoreWriter
+from minifold_pl.data.store_writer import StoreWriter, clean_up
 
 __all__ = [
     "MIN_LENGTH",
@@ -86,6 +86,7 @@ def prepare(
     part = "-{}-of-{}".format(*settings.shard) if settings.shard else ""
     # Before anything of a store that is there is read: what another run adds in between would be undone.
     with FolderLock(out.parent / f".{out.name}.prepare{part}") as lock:
+        clean_up(out)
         return _prepare(paths, out, settings, lock, progress or _silent)
 
 

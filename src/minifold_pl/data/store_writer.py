@@ -91,7 +91,7 @@ class StoreWriter:
 
     def __enter__(self) -> Self:
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(self.out)
+        clean_up(self.out)
         self._folder.mkdir()
         return self
 
@@ -348,7 +348,9 @@ def _put_back(out: Path) -> None:
         os.rename(old, out)
 
 
-def _remove_leftovers(out: Path) -> None:
+def clean_up(out: Path) -> None:
+    """Put the store back that a writer was killed over, and remove what killed writers left beside ``out``."""
+    _put_back(out)
     for prefix in (_partial_prefix(out), replaced_prefix(out) + _machine()):
         for folder in _abandoned(out, prefix):
             shutil.rmtree(folder, ignore_errors=True)
