@@ -26,7 +26,8 @@ def find_files(paths: Sequence[str | Path]) -> list[SourceFile]:
     """All files among ``paths`` and in folders among them, each once, in the order of their absolute paths.
 
     Hidden files and folders are left out unless named, and so are stores, which a user may well make beside their
-    sources; links to folders are followed, once each.
+    sources; links to folders are followed, once each. A folder inside that cannot be listed and
+    a link that leads nowhere are given as files: reading them says what is wrong.
 
     Raises:
         SourceError: a path does not exist or cannot be listed, or nothing is there.
@@ -60,20 +61,32 @@ def _in_folder(folder: str) -> Iterator[str]:
     while waiting:
         here = waiting.pop()
         real = os.path.realpath(here)
-        if real in seen or (here != folder and is_store(here)):
+        if real in seen:
             continue
         seen.add(real)
         try:
+            if here != folder and is_store(here):
+                continue
             entries = list(os.scandir(here))
         except OSError as error:
-            raise SourceError(f"folder {here} cannot be listed: {error.strerror}") from None
+            if here == folder:
+                raise SourceError(f"folder {here} cannot be listed: {error.strerror}") from None
+            yield here
+            continue
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _leads_to_folder(entry):
                 waiting.append(entry.path)
             else:
                 yield entry.path
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into a folder that is closed
+        return False
 
 
 def common_root(files: Sequence[SourceFile]) -> str:

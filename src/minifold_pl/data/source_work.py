@@ -115,7 +115,7 @@ class StructureFiles:
                 files += [
                     SourceFile(a.path, a.size, a.mtime_ns)
                     for a, _ in self._known.values()
-                    if a.path not in here
+                    if a.path not in here and not os.path.isdir(a.path)  # that was closed before
                 ]
                 files.sort(key=lambda file: file.path)
                 self.source = common_root(files)
