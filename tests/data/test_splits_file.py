@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from minifold_pl.cli.main import main
 from minifold_pl.data.chain_set import SourceError
 from minifold_pl.data.splits_file import read_splits
 
@@ -74,3 +75,38 @@ def test_of_a_chain_with_codes_twice_the_first_are_kept(read):
     assert table.cath_nodes == {"a": ("1.10",)}
     assert "the first is kept: ['a']" in table.problems[0]
     assert read({"train": ["a"], "cath_nodes": [1]}).problems
+
+
+def test_what_lists_and_splits_files_hold_besides_is_told_in_the_report_and_on_the_terminal(
+    read, tmp_path, capsys, make_line
+):
+    read({"train": ["1abc.A"], "comment": 1, "cath_nodes": {"1abc.A": ["a b"]}})
+    (tmp_path / "c.jsonl").write_text("".join(make_line(f"{k}abc.A") + "\n" for k in range(1, 5)))
+    (tmp_path / "l.txt").write_text("1abcA00 1 10 8 10\nnonsense\n2abcA01 v4 1.10.8.10 1-9:B\n")
+    lists = ["--splits", str(tmp_path / "s.json"), "--cath-domains", str(tmp_path / "l.txt")]
+
+    def prepare(out, *options):
+        command = ["data", "prepare", str(tmp_path / "c.jsonl"), "--out", str(tmp_path / out)]
+        assert main([*command, *lists, *options]) == 0
+        return json.loads((tmp_path / out / "report.json").read_text())["list_problems"]
+
+    told = [
+        "l.txt line 2: 'nonsense' is no CATH domain",
+        "l.txt line 3: '2abcA01 v4 1.10.8.10 1-9:B' has ranges of chain 'B'",
+        "splits file s.json: unknown keys: ['comment']",
+        "splits file s.json: no CATH code: 'a b' of '1abc.A'",
+    ]
+    for _ in range(2):  # made, and there already
+        assert prepare("store") == told
+        out, err = capsys.readouterr()
+        assert set(told) <= set(err.splitlines())
+        assert "not read             4  of CATH's lists and the splits file" in out
+    for shard in ("1/2", "2/2"):
+        assert prepare(f"part{shard[0]}", "--shard", shard) == told
+    assert (
+        main(
+            ["data", "merge", str(tmp_path / "part1"), str(tmp_path / "part2"), "--out", str(tmp_path / "m")]
+        )
+        == 0
+    )
+    assert (tmp_path / "m" / "report.json").read_bytes() == (tmp_path / "store" / "report.json").read_bytes()

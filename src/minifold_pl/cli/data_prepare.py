@@ -108,7 +108,7 @@ def _work(args: argparse.Namespace) -> int:
     settings = _settings(args)
     started = time.monotonic()
     report = prepare(args.source, args.out, settings, progress=progress)
-    problems = [problem for problem in report.problems if problem.action != "noted"]
+    problems = [*report.list_problems, *(p for p in report.problems if p.action != "noted")]
     for problem in problems[:_PROBLEMS_SHOWN]:
         print(plain(str(problem)), file=sys.stderr)
     if (more := len(problems) - _PROBLEMS_SHOWN) > 0:

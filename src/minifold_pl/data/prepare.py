@@ -207,6 +207,7 @@ def _assemble(
         splits_from=splits.told,
         named_by_splits=len(splits.table.split_of),
         strict_splits=splits.strict,
+        list_problems=[*work.list_problems, *splits.table.problems],
     )
     accounts: list[str] = []
     named: list[_Named] = []

@@ -112,6 +112,8 @@ class PrepareReport:
     split_sizes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     split_notes: list[str] = field(default_factory=list)
     """How splits were made, and what to know of them."""
+    list_problems: list[str] = field(default_factory=list)
+    """What was not understood of CATH's lists and the splits file, and left out."""
     problems: list[TextProblem] = field(default_factory=list)
     already_there: bool = False
     """The store had been made of this source before, and was left as it is."""
@@ -132,6 +134,7 @@ class PrepareReport:
         saved = json.loads(store.attached(REPORT_FILE))
         known = ("source", "splits_from", "named_by_splits", "strict_splits", "split_sizes", "split_notes")
         report = cls(**{name: saved[name] for name in known})
+        report.list_problems = saved.get("list_problems", [])  # stores of before have none
         for account in accounts_of(store):
             report.add(account)
         return report
@@ -216,6 +219,7 @@ class PrepareReport:
             **{action: dict(self.reasons(action)) for action in ACTIONS},
             "split_sizes": self.split_sizes,
             "split_notes": self.split_notes,
+            "list_problems": self.list_problems,
             "problems": [str(problem) for problem in self.problems],
         }
 
@@ -235,6 +239,8 @@ class PrepareReport:
             rows.append(
                 ("not found", self.absent_from_source, "named by the splits file, absent from the source")
             )
+        if self.list_problems:
+            rows.append(("not read", len(self.list_problems), "of CATH's lists and the splits file"))
         if self.files > 1:
             rows.append(("files", self.files, ""))
             rows.append(("  refused", len(self.files_refused), ""))
@@ -259,6 +265,8 @@ def join_shards(
     froms = [report["splits_from"] for report in reports]
     # A shard without a chain of the splits file beside the source says that there was none.
     report = PrepareReport(**known, splits_from=next((f for f in froms if f != OWN_KEY), OWN_KEY))
+    told = [problem for found in reports for problem in found.get("list_problems", [])]
+    report.list_problems = list(dict.fromkeys(told))  # every shard has read the same lists
     accounts: dict[str, SourceAccount] = {}
     for part in parts:
         for line in part.attached[SOURCES_FILE].splitlines():

@@ -59,6 +59,8 @@ class Work(Protocol):
     """The store that is there is added to."""
     before: ChainStore | None
     """The store that is added to."""
+    list_problems: Sequence[str]
+    """What was not understood of CATH's lists."""
 
     def whole(self) -> dict[str, Any]:
         """What every shard of it must have been made of: how many ``files`` and ``bytes``, and a ``sha256``."""
@@ -87,6 +89,7 @@ class StructureFiles:
         self._settings = settings
         self._given = list(map(str, paths))
         table = read_cath_domains(*settings.cath_domains) if settings.cath_domains else DomainTable()
+        self.list_problems: Sequence[str] = table.problems
         self._domains: dict[str, list[Domain]] = defaultdict(list)
         for domain in table.domains.values():
             self._domains[domain.name[:4]].append(domain)
@@ -249,6 +252,7 @@ class ChainSet:
         self._file = SourceFile(os.path.abspath(path), status.st_size, status.st_mtime_ns)
         self.files: Sequence[SourceFile] = [self._file]
         self._table = read_cath_domains(*settings.cath_domains) if settings.cath_domains else DomainTable()
+        self.list_problems: Sequence[str] = self._table.problems
         self.settings = {
             "format": FORMAT,
             "kind": "chain set",
@@ -354,6 +358,7 @@ class SequenceTable:
         self._file = SourceFile(os.path.abspath(path), status.st_size, status.st_mtime_ns)
         self.files: Sequence[SourceFile] = [self._file]
         self._table = read_cath_domains(*settings.cath_domains) if settings.cath_domains else DomainTable()
+        self.list_problems: Sequence[str] = self._table.problems
         self.settings = {
             "format": FORMAT,
             "kind": "sequences",
