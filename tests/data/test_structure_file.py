@@ -4,8 +4,9 @@ import gemmi
 import numpy as np
 import pytest
 
+from minifold_pl.data.structure_content import read_content, unpacked
 from minifold_pl.data.structure_file import StructureFileError, parse_structure, read_models, read_structure
-from minifold_pl.export.observed import ObservedChain, observed_mmcif_text
+from minifold_pl.export.observed import ObservedChain, observed_mmcif_text, observed_pdb_text
 
 # The outcome for every file of the raw cases, as their README tells it: sequences are those of SEQRES or
 # _entity_poly_seq between the first and the last residue with atoms (read off the files, with MSE as M), or of the
@@ -233,6 +234,74 @@ def test_both_formats_of_an_entry_give_the_same(real_data):
         (a,), (b,) = (read_structure(real_data / "raw_cases" / n).chains for n in (pdb, cif))
         assert (a.name, a.sequence, a.residue_ids, a.breaks) == (b.name, b.sequence, b.residue_ids, b.breaks)
         np.testing.assert_array_equal(a.coords, b.coords)
+
+
+@pytest.mark.parametrize("left_out", ["", "TER", "TER|HETATM", "second TER"])
+def test_a_pdb_files_full_sequence_counts_with_and_without_the_ends_of_its_chains(make_record, left_out):
+    record = make_record("two", 30)
+    coords = record.coords.copy()
+    coords[9:12] = np.nan
+    texts = []
+    for letter, shift in (("A", 0), ("B", 50)):
+        chain = ObservedChain(name="two", sequence=record.sequence, coords=coords + shift, chain=letter)
+        texts.append(observed_pdb_text(chain).splitlines())
+    sequences = [line for text in texts for line in text if line.startswith("SEQRES")]
+    assert sequences
+    atoms = [[line for line in text if line.startswith(("ATOM", "TER"))] for text in texts]
+    water = [
+        f"HETATM  900  O   HOH {letter} 900      90.000  90.000  90.000  1.00 20.00           O"
+        for letter in "AB"
+    ]
+    lines = [*sequences, *atoms[0], *atoms[1], *water, "END"]
+    if left_out == "second TER":
+        del lines[max(k for k, line in enumerate(lines) if line.startswith("TER"))]
+    elif left_out:
+        lines = [line for line in lines if not line.startswith(tuple(left_out.split("|")))]
+    ends = sum(line.startswith("TER") for line in lines)
+    assert ends == {"": 2, "second TER": 1}.get(left_out, 0)
+    found = parse_structure("\n".join(lines).encode(), "two").chains
+    assert [(c.name, c.sequence, c.notes) for c in found] == [(x, record.sequence, ()) for x in "AB"]
+    for chain in found:
+        assert np.flatnonzero(np.isnan(chain.coords).all((1, 2))).tolist() == [9, 10, 11]
+        assert chain.residue_ids == tuple(map(str, range(1, 31)))
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_full_sequence_that_contradicts_the_atoms_is_told(make_record, ends):
+    record = make_record("one", 30)
+    other = record.sequence[::-1]
+    chain = ObservedChain(name="one", sequence=record.sequence, coords=record.coords)
+    wrong = ObservedChain(name="one", sequence=other, coords=record.coords)
+    seqres = [line for line in observed_pdb_text(wrong).splitlines() if line.startswith("SEQRES")]
+    atoms = [line for line in observed_pdb_text(chain).splitlines() if line.startswith("ATOM")]
+    text = "\n".join([*seqres, *atoms, *["TER"] * ends, "END"])
+    (found,) = parse_structure(text.encode(), "one").chains
+    assert found.sequence == record.sequence
+    assert found.notes == (("full sequence left out", "it is not that of the atoms"),)
+
+
+def test_raw_cases_without_the_ends_of_their_chains_give_the_same_chains(real_data):
+    for name in ("103l.pdb.gz", "1y3v.pdb", "5ejw.pdb", "5ugo.pdb", "1ts9.pdb"):
+        text = unpacked(read_content(real_data / "raw_cases" / name))
+        without = b"\n".join(line for line in text.split(b"\n") if not line.startswith(b"TER"))
+        whole, bare = parse_structure(text, name), parse_structure(without, name)
+        assert [(c.name, c.sequence, c.residue_ids, c.notes) for c in bare.chains] == [
+            (c.name, c.sequence, c.residue_ids, c.notes) for c in whole.chains
+        ]
+        assert bare.dropped == whole.dropped
+
+
+def test_full_sequences_of_an_mmcif_file_count_without_its_list_of_entities(real_data):
+    text = read_content(real_data / "raw_cases" / "103l.cif").decode()
+    for categories in (["_entity."], ["_entity.", "_entity_poly.", "_struct_asym."]):
+        document = gemmi.cif.read_string(text)
+        for category in categories:
+            document.sole_block().find_mmcif_category(category).erase()
+        bare = document.as_string()
+        assert "_entity.id" not in bare
+        (chain,) = parse_structure(bare.encode(), "103l").chains
+        assert chain.sequence == KEPT["103l.cif"]["A"]
+        assert np.isnan(chain.coords).all((1, 2)).sum() == 6
 
 
 def test_names_longer_than_seven_letters_are_no_obstacle(make_record):

@@ -437,16 +437,32 @@ def _parsed(
 
 def _parsed_mmcif(text: bytes, *, renumber: bool) -> tuple[gemmi.Structure, gemmi.cif.Block | None]:
     block = _block_with_atoms(gemmi.cif.read_string(text))
+    _name_polymers(block)
     if renumber:
         number_atoms(block)
     return gemmi.make_structure_from_block(block), block
 
 
+def _name_polymers(block: gemmi.cif.Block) -> None:
+    """Add the list of entities to a block that has full sequences without it: gemmi takes them from there."""
+    names = block.find_values("_entity_poly_seq.entity_id")
+    if len(block.find_values("_entity.id")) or not len(names):
+        return
+    entities = block.init_loop("_entity.", ["id", "type"])
+    for name in dict.fromkeys(names):
+        entities.add_row([name, "polymer"])
+
+
 def _parsed_pdb(text: bytes) -> tuple[gemmi.Structure, gemmi.cif.Block | None]:
     try:
-        return gemmi.read_pdb_string(text), None
+        structure = gemmi.read_pdb_string(text)
     except (RuntimeError, ValueError):
-        return gemmi.read_pdb_string(text, max_line_length=_OLD_COLUMNS), None
+        structure = gemmi.read_pdb_string(text, max_line_length=_OLD_COLUMNS)
+    # gemmi tells where a polymer ends by TER; where there is none, SEQRES would be of no residue.
+    given = any(entity.full_sequence for entity in structure.entities)
+    if given and any(len(chain) and not chain[0].subchain for model in structure for chain in model):
+        structure.setup_entities()
+    return structure, None
 
 
 def _block_with_atoms(document: gemmi.cif.Document) -> gemmi.cif.Block:
