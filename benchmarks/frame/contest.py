@@ -146,7 +146,7 @@ def hold(contest: Contest, options: Options) -> Outcome:
             if errors.get((name, point[0]), 0) <= 10 * EXACT[point[0]]
         }
         cell = dict(zip(("dtype", "mode", "L", "B"), point, strict=True))
-        reason = _too_large(point, peaks, options)
+        reason = _too_large(point, peaks, options) or _too_long(point, timings, options)
         times = (
             None
             if reason
@@ -238,6 +238,19 @@ def _too_large(point: Point, peaks: Mapping[Point, Mapping[str, float]], options
     known = max(alike, key=lambda p: p[2] ** 2 * p[3])
     needed = 1e6 * max(peaks[known].values()) * length**2 * batch / (known[2] ** 2 * known[3])
     return f"needs about {needed / 1e9:.1f} GB" if needed > options.memory_cap else ""
+
+
+def _too_long(point: Point, timings: Mapping[Point, Mapping[str, Timing]], options: Options) -> str:
+    """Why a cell is left out; the largest measured cell of the same kind says how long its rounds would take."""
+    dtype, mode, length, batch = point
+    alike = [p for p in timings if p[:2] == (dtype, mode)]
+    if not alike:
+        return "" if options.seconds_left > 0 else "no time left"
+    known = max(alike, key=lambda p: p[2] ** 2 * p[3])
+    once = sum(timing.median for timing in timings[known].values()) / 1e3
+    once *= (length / known[2]) ** 2.3 * batch / known[3]
+    needed = once * (options.rounds + 5)  # two to warm up, three for the peak
+    return f"would take about {needed:.0f} s" if needed > options.seconds_left else ""
 
 
 def _run(module: nn.Module, contest: Contest, point: Point, device: torch.device) -> Run:

@@ -140,6 +140,12 @@ def test_cells_beyond_the_memory_cap_are_left_out_and_named(tiny):
     assert left_out and all("needs about" in row.note for row in left_out)
 
 
+def test_cells_beyond_the_time_are_left_out_without_a_single_run(tiny):
+    outcome = hold(small_contest(), Options(device=CPU, rounds=1, quick=True, compiled=False, until=0.0))
+    assert not outcome.timings
+    assert {row.note for row in outcome.rows} == {"left out: no time left"}
+
+
 def test_a_peer_without_checkout_or_with_a_broken_one_is_named(tmp_path):
     def broken(root, ours):
         with importable(root):
