@@ -1,10 +1,12 @@
 import gzip
 import json
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from minifold_pl.data import chain_set
 from minifold_pl.data.chain_set import RecordProblem, SourceError, read_chain_set
 from minifold_pl.data.records import ChainRecord
 
@@ -259,3 +261,44 @@ def test_a_file_that_is_no_chain_set_is_one_clear_error(tmp_path, content, told)
 def test_a_folder_is_refused(tmp_path):
     with pytest.raises(SourceError, match="is a folder"):
         read_chain_set(tmp_path)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize("ending", [b"\n", b""])
+def test_a_line_that_is_too_long_costs_itself_and_no_memory(tmp_path, make_line, monkeypatch, pack, ending):
+    monkeypatch.setattr("minifold_pl.data.chain_set.LONGEST_LINE", 2**20, raising=False)
+    just = make_line("b").encode()
+    just += b" " * (2**20 - len(just) - 1)
+    lines = [make_line("a").encode(), b"[" * 2**26, just, just + b" ", make_line("c").encode(), b"[" * 2**21]
+    path = tmp_path / "chain_set.jsonl"
+    path.write_bytes(pack(b"\n".join(lines) + ending))
+    del lines
+    tracemalloc.start()
+    found = list(read_chain_set(path))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [item.name if isinstance(item, ChainRecord) else str(item) for item in found] == [
+        "a",
+        "line 2: line too long: more than 1 MiB (dropped)",
+        "b",
+        "line 4: line too long: more than 1 MiB (dropped)",
+        "c",
+        "line 6: line too long: more than 1 MiB (dropped)",
+    ]
+    assert peak < 2**24
+
+
+def test_a_record_that_memory_does_not_suffice_for_is_told_and_the_others_are_read(
+    read, make_line, monkeypatch
+):
+    parse = chain_set.parse_record
+
+    def parse_record(fields, min_length):
+        if fields["name"] == "b":
+            raise MemoryError
+        return parse(fields, min_length)
+
+    monkeypatch.setattr(chain_set, "parse_record", parse_record)
+    records, (problem,) = read(make_line("a"), make_line("b"), make_line("c"))
+    assert [record.name for record in records] == ["a", "c"]
+    assert str(problem).startswith("line 2 ('b'): out of memory: not enough for its ")

@@ -369,6 +369,48 @@ def test_shards_without_a_sound_chain_or_without_a_file_are_merged_all_the_same(
         merge_stores(tmp_path / "bad", [tmp_path / "bad1", tmp_path / "bad2"], join=join_shards)
 
 
+@pytest.mark.parametrize("ending", ["\n", ""])
+def test_lines_of_a_chain_set_that_are_too_long_are_told_in_their_places(
+    tmp_path, make_line, monkeypatch, ending
+):
+    monkeypatch.setattr("minifold_pl.data.chain_set.LONGEST_LINE", 2000, raising=False)
+    lines = [make_line(f"c{k}") for k in range(12)]
+    for k in (0, 4, 5, 11):
+        lines[k] += " " * 2000
+    lines[7] = "{"
+    path = tmp_path / "chain_set.jsonl.gz"
+    path.write_bytes(gzip.compress(("\n".join(lines) + ending).encode()))
+    report = prepare(path, tmp_path / "whole")
+    assert ChainStore.open(tmp_path / "whole").names == tuple(f"c{k}" for k in (1, 2, 3, 6, 8, 9, 10))
+    told = [str(problem).split(":")[:2] for problem in report.problems]
+    long = " line too long"
+    assert told == [
+        ["line 1", long],
+        ["line 5", long],
+        ["line 6", long],
+        ["line 8", " not JSON"],
+        ["line 12", long],
+    ]
+    parts = [tmp_path / f"part{k}" for k in range(1, 8)]
+    for k, part in enumerate(parts, 1):
+        prepare(path, part, PrepareSettings(shard=(k, 7)))
+    merge_stores(tmp_path / "merged", parts, join=join_shards)
+    assert content(tmp_path / "merged") == content(tmp_path / "whole")
+
+
+def test_shards_of_a_damaged_chain_set_are_merged_into_the_store_of_one_run(tmp_path, make_line):
+    lines = [make_line(f"c{k}", 40 + k) for k in range(20)]
+    path = tmp_path / "chain_set.jsonl.gz"
+    path.write_bytes(gzip.compress("\n".join(lines).encode())[:-300])
+    assert prepare(path, tmp_path / "whole").reasons("dropped") == {"damaged gzip": 1}
+    for total in (3, 40):
+        parts = [tmp_path / f"part{k}-{total}" for k in range(1, total + 1)]
+        for k, part in enumerate(parts, 1):
+            prepare(path, part, PrepareSettings(shard=(k, total)))
+        merge_stores(tmp_path / f"merged{total}", parts, join=join_shards)
+        assert content(tmp_path / f"merged{total}") == content(tmp_path / "whole")
+
+
 def _half(source, k, out):
     prepare(source, out, PrepareSettings(processes=1, shard=(k, 2)))
     return out

@@ -2,7 +2,7 @@
 
 A line is an object with ``name``, ``seq``, ``coords`` {N, CA, C, O: l×3 in Å, the literal NaN where missing}
 and, optionally, ``CATH`` codes; ``split``, ``cluster``, ``rep`` and ``breaks`` are read where present, every
-other key is ignored. The file is streamed: memory holds one record.
+other key is ignored. The file is streamed: memory holds one record, of ``LONGEST_LINE`` at most.
 """
 
 from __future__ import annotations
@@ -37,8 +37,14 @@ SAME_PLACE: Final = 1.0
 MOST_IN_ONE_PLACE: Final = 0.05
 """Largest share of residues that may lie in their neighbour's place: more are placeholders such as 0, 0, 0."""
 
+LONGEST_LINE: Final = 64 * 2**20
+"""Bytes, unpacked: a chain of half a million residues fits. A longer line is damage, and some kilobytes of gzip can
+hold one that fills any memory."""
+
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
+_SKIPPED: Final = 2**20
+"""Bytes at once of what is not kept."""
 _CA_ONLY_NOTE: Final = "only Cα coordinates"
 _HEAD: Final = 1 << 16
 """Bytes that a file is judged by: a hole of a disk's block, which holds zeros, is a small part of them."""
@@ -94,12 +100,14 @@ def _read(path: Path, min_length: int) -> Iterator[ChainRecord | RecordProblem]:
     for line, text in read_lines(path):
         if isinstance(text, RecordProblem):
             yield text
-            return
-        yield from parse_line(text, line, min_length, seen)
+        else:
+            yield from parse_line(text, line, min_length, seen)
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, bytes | RecordProblem]]:
-    """Lines of a plain or gzipped chain set with their numbers, from 1; a damaged end as the problem it is.
+    """Lines of a plain or gzipped chain set with their numbers, from 1.
+
+    A line that is too long, and a damaged end, are yielded as the problem they are.
 
     Raises:
         SourceError: see :func:`read_chain_set`.
@@ -108,7 +116,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, bytes | RecordProblem]]:
     _check_source(path)
     line = 0
     with _open(path) as file:
-        lines = iter(file)
+        lines = _lines(file)
         while True:
             try:
                 text = next(lines, None)
@@ -124,7 +132,20 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, bytes | RecordProblem]]:
             if text is None:
                 return
             line += 1
-            yield line, text
+            if len(text) <= LONGEST_LINE:
+                yield line, text
+                continue
+            detail = f"more than {LONGEST_LINE >> 20} MiB"
+            yield line, RecordProblem(line=line, name=None, reason="line too long", detail=detail)
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines; of those that are too long, one byte more than is allowed."""
+    while text := file.readline(LONGEST_LINE + 1):
+        if len(text) > LONGEST_LINE and not text.endswith(b"\n"):
+            while (rest := file.readline(_SKIPPED)) and not rest.endswith(b"\n"):
+                pass
+        yield text
 
 
 def parse_line(
@@ -139,6 +160,10 @@ def parse_line(
             raise _Unusable("duplicate name", f"first seen on line {seen[name]}, which is kept")
         record, notes = parse_record(fields, min_length)
         seen[name] = line
+    except MemoryError:
+        detail = f"not enough for its {len(text):,} bytes"
+        yield RecordProblem(line=line, name=name, reason="out of memory", detail=detail)
+        return
     except _Unusable as problem:
         yield RecordProblem(line=line, name=name, reason=problem.reason, detail=problem.detail)
         return

@@ -261,8 +261,8 @@ class ChainSet:
             "domains": settings.domains,
         }
         self.identity = {**self.settings, "file": [self._file.path, self._file.size, self._file.mtime_ns]}
-        self._blocks: list[str] = []
-        self._last: Entry | None = None
+        self._blocks: list[str | Entry] = []
+        """Keys of what was read, and lines that could not be, in their order."""
 
     def whole(self) -> dict[str, Any]:
         """The file."""
@@ -270,7 +270,7 @@ class ChainSet:
 
     def read(self, journal: Journal, progress: Progress) -> None:
         """Read the lines, some megabytes at a time."""
-        total = sum(1 for _, text in read_lines(self._path) if isinstance(text, bytes))
+        total = sum(1 for _ in read_lines(self._path))
         wanted = range(total)
         if self._settings.shard is not None:
             wanted = shard_range(total, *self._settings.shard)
@@ -278,6 +278,11 @@ class ChainSet:
 
         def jobs() -> Iterator[Job]:
             for first, lines in self._texts(wanted):
+                if isinstance(lines, RecordProblem):
+                    problem = Problem(lines.action, lines.reason, lines.detail)
+                    self._blocks.append(Entry((problem,), None, first))
+                    advance(1)
+                    continue
                 sizes[first] = len(lines)
                 self._blocks.append(str(first))
                 if str(first) in journal:
@@ -303,23 +308,23 @@ class ChainSet:
         else:
             yield from run_jobs(jobs, self._settings.workers)
 
-    def _texts(self, wanted: range) -> Iterator[tuple[int, list[bytes]]]:
-        """Blocks of lines with the number of their first one; ``wanted`` counts from 0."""
+    def _texts(self, wanted: range) -> Iterator[tuple[int, list[bytes] | RecordProblem]]:
+        """Blocks of lines with the number of their first one, and lines that are problems; ``wanted`` is from 0."""
         block: list[bytes] = []
         first = size = 0
         for line, text in read_lines(self._path):
-            if isinstance(text, RecordProblem):
-                if wanted.stop == line - 1:  # the last shard's to tell
-                    self._last = Entry((Problem(text.action, text.reason, text.detail),), None, line)
-                break
             if line - 1 not in wanted:
+                continue
+            problem = isinstance(text, RecordProblem)
+            if block and (problem or size >= _BLOCK_BYTES):
+                yield first, block
+                block, first, size = [], 0, 0
+            if isinstance(text, RecordProblem):
+                yield line, text
                 continue
             first = first or line
             block.append(text)
             size += len(text)
-            if size >= _BLOCK_BYTES:
-                yield first, block
-                block, first, size = [], 0, 0
         if block:
             yield first, block
 
@@ -330,14 +335,12 @@ class ChainSet:
 
     def _entries(self, journal: Journal) -> Iterator[Entry]:
         settings = self._settings
-        for key in self._blocks:
-            for entry in Outcome.decoded(journal[key]).entries:
+        for block in self._blocks:
+            for entry in (block,) if isinstance(block, Entry) else Outcome.decoded(journal[block]).entries:
                 if len(self._table):
                     yield from labelled(entry, self._table, settings.domains, settings.min_length)
                 else:
                     yield entry
-        if self._last is not None:
-            yield self._last
 
     def counted(self, report: PrepareReport) -> str:
         """How many lines there were."""
