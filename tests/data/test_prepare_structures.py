@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from tests.data.kill_prepare import content, kill_and_go_on
 
+from minifold_pl.data import source_work
 from minifold_pl.data.chain_set import SourceError, read_chain_set
 from minifold_pl.data.journal import Journal, JournalBusyError
 from minifold_pl.data.prepare import PrepareSettings, prepare
@@ -668,6 +669,81 @@ def test_a_mistyped_command_leaves_the_journal_of_a_killed_run_and_nothing_of_it
     with pytest.raises(SourceError, match="does not exist"):
         prepare(tmp_path / "no", tmp_path / "new" / "folder" / "store", TWO)
     assert not (tmp_path / "new").exists()
+
+
+class _StoppedError(BaseException):
+    """What a signal is to a run."""
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """Runs ``prepare`` until so many pieces are done, and some more that were done with them; returns their keys."""
+
+    def run(source, out, settings, count):
+        done = []
+
+        @contextmanager
+        def progress(description, total):
+            def advance(number):
+                if len(done) >= count:
+                    raise _StoppedError
+
+            yield advance
+
+        with monkeypatch.context() as patch, pytest.raises(_StoppedError):
+            add = Journal.add
+            patch.setattr(Journal, "add", lambda self, key, data: (add(self, key, data), done.append(key)))
+            prepare(source, out, settings, progress=progress)
+        return done
+
+    return run
+
+
+def _spoiled(path):
+    """Nothing of the file is left but its size and time: whoever reads it again gets no chain."""
+    status = path.stat()
+    path.write_bytes(b"\n" * status.st_size)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_files_that_were_read_before_a_run_was_stopped_are_not_read_again(
+    write, tmp_path, stopped, processes
+):
+    settings = PrepareSettings(processes=processes)
+    paths = [write(f"{k}abc.pdb", 12 + k) for k in range(9)]
+    prepare(tmp_path / "in", tmp_path / "whole", settings)
+    keys = stopped(tmp_path / "in", tmp_path / "store", settings, 4)
+    done = [path for path in paths if any(key.startswith(f"{path}\0") for key in keys)]
+    assert 4 <= len(done) < 9
+    for path in done:
+        _spoiled(path)
+    seen = Seen()
+    prepare(tmp_path / "in", tmp_path / "store", settings, progress=seen)
+    assert seen.total == 9 - len(done)
+    assert content(tmp_path / "store") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_lines_that_were_read_before_a_run_was_stopped_are_not_read_again(
+    tmp_path, make_line, monkeypatch, stopped, processes
+):
+    monkeypatch.setattr(source_work, "_BLOCK_BYTES", 1)  # each line is a piece of its own
+    monkeypatch.setattr(source_work, "_IN_PROCESS_BYTES", 0)
+    settings = PrepareSettings(processes=processes)
+    path = tmp_path / "chain_set.jsonl"
+    lines = [make_line(f"c{k}", 12 + k) for k in range(9)]
+    path.write_text("\n".join(lines) + "\n")
+    done = {int(key) - 1 for key in stopped(path, tmp_path / "store", settings, 4)}
+    assert 4 <= len(done) < 9
+    status = path.stat()
+    path.write_text("\n".join(" " * len(t) if k in done else t for k, t in enumerate(lines)) + "\n")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    report = prepare(path, tmp_path / "store", settings)
+    assert not report.problems
+    store = ChainStore.open(tmp_path / "store")
+    assert store.names == tuple(f"c{k}" for k in range(9))
+    assert store.lengths.tolist() == list(range(12, 21))
 
 
 @pytest.fixture
