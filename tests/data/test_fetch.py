@@ -1,6 +1,7 @@
 """Downloads over a real HTTP server on this machine that does everything wrong."""
 
 import contextlib
+import gzip
 import hashlib
 import http.server
 import json
@@ -27,7 +28,8 @@ class Server(http.server.ThreadingHTTPServer):
 
     Steps: an int is a status; ("drop", n) ends after n bytes; ("length", n) claims n bytes; "ignore" ignores
     Range; ("trickle", s) sends a byte every s seconds; ("hang", s) waits; ("change", bytes) has another file from
-    then on; "gzip" claims an encoding; "wrong place" sends another part than asked for.
+    then on, ("changed part", bytes) too and ignores If-Range; "gzip" claims an encoding; "wrong place" sends another
+    part than asked for; "no size" does not say how much the whole is; ("location", url) sends to another address.
     """
 
     def __init__(self):
@@ -36,6 +38,8 @@ class Server(http.server.ThreadingHTTPServer):
         self.script = {}
         self.requests = []
         self.tagged = True
+        self.date = None
+        self.short_parts = False  # without what RFC 9110 allows to leave out of a part
 
     @property
     def url(self):
@@ -51,8 +55,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server.requests.append((name, self.headers.get("Range")))
         steps = server.script.get(name) or []
         step = steps.pop(0) if steps else None
-        if isinstance(step, tuple) and step[0] == "change":
+        if isinstance(step, tuple) and step[0] in ("change", "changed part"):
             server.files[name] = step[1]
+        if isinstance(step, tuple) and step[0] == "location":
+            self.send_response(302)
+            self.send_header("Location", step[1])
+            self.end_headers()
+            return
         if isinstance(step, int) or name not in server.files:
             self.send_response(step if isinstance(step, int) else 404)
             if step == 503:
@@ -62,9 +71,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         content = server.files[name]
         tag = f'"{hashlib.sha256(content).hexdigest()[:8]}"'
         match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        start = (
-            int(match[1]) if match and step != "ignore" and self.headers.get("If-Range") in (None, tag) else 0
-        )
+        asked_for = self.headers.get("If-Range") in (None, tag, server.date) or "changed part" in (step or ())
+        start = int(match[1]) if match and step != "ignore" and asked_for else 0
         if match and start >= len(content):
             self.send_response(416)
             self.end_headers()
@@ -73,13 +81,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if start:
             self.send_response(206)
             first = start + 7 if step == "wrong place" else start
-            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+            size = "*" if step == "no size" else len(content)
+            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{size}")
         else:
             self.send_response(200)
         kind, value = step if isinstance(step, tuple) else (step, None)
         self.send_header("Content-Length", str(value if kind == "length" else len(body)))
         if server.tagged:
             self.send_header("ETag", tag)
+        if server.date and not (start and server.short_parts):
+            self.send_header("Last-Modified", server.date)
         if kind == "gzip":
             self.send_header("Content-Encoding", "gzip")
         if kind == "hang":
@@ -199,6 +210,70 @@ def test_a_file_that_becomes_shorter_than_what_is_there_starts_again(server, tmp
     assert _get(server, tmp_path / "x").bytes == 1000
 
 
+@pytest.mark.parametrize("other", [CONTENT[::-1], CONTENT[:900_000], CONTENT + b"x"])
+def test_a_part_of_another_version_starts_again_though_the_server_ignores_if_range(server, tmp_path, other):
+    server.script["file"] = [("drop", 400_000), ("changed part", other)]
+    done = _get(server, tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == other
+    assert (done.sha256, done.tries) == (hashlib.sha256(other).hexdigest(), 3)
+    assert [r for _, r in server.requests] == [None, "bytes=400000-", None]
+
+
+def test_a_part_of_another_size_starts_again_though_its_tag_is_the_same(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "_is_of", lambda version, tag, date: True)
+    other = CONTENT[::-1] + b"x"
+    server.script["file"] = [("drop", 400_000), ("changed part", other)]
+    _get(server, tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == other
+
+
+def test_versions_are_told_apart_by_date_where_there_is_no_tag(server, tmp_path):
+    server.tagged, server.date = False, "Sat, 01 Jan 2000 00:00:00 GMT"
+    for server.short_parts in (False, True):
+        server.script["file"] = [("drop", 400_000)]
+        path = tmp_path / str(server.short_parts)
+        assert (_get(server, path).sha256, server.requests[-1][1]) == (DIGEST, "bytes=400000-")
+    assert fetch._is_of(server.date, "", "Sun, 02 Jan 2000 00:00:00 GMT") is False
+    assert fetch._is_of('"a"', "", server.date) is False  # a part must have the tag that was asked for
+
+
+def test_a_part_that_does_not_say_how_much_the_whole_is_is_taken(server, tmp_path):
+    server.script["file"] = [("drop", 400_000), "no size"]
+    done = _get(server, tmp_path / "x")
+    assert (done.sha256, done.tries) == (DIGEST, 2)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://[::1", "no http or https address"),
+        ("http://127.0.0.1:x/", "no http or https address"),
+        ("http://127.0.0.1:99999/", "no http or https address"),
+        ("http:///x", "no http or https address"),
+        ("ftp://127.0.0.1/", "no http or https address"),
+    ],
+)
+def test_what_is_no_address_is_told_with_it(tmp_path, url, told):
+    for call in (lambda: download(url, tmp_path / "x"), lambda: fetch_cath42(tmp_path / "y", url=url)):
+        with pytest.raises(FetchError, match=told) as caught:
+            call()
+        assert str(caught.value).startswith(url)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "target", ["file", "http://[::1", "http://127.0.0.1:99999/", "http://h:p/", "file:///etc"]
+)
+def test_a_server_that_sends_to_nowhere_or_in_a_circle_is_told_in_one_line(server, tmp_path, target):
+    server.script["file"] = [("location", target)] * 50
+    with pytest.raises(FetchError) as caught:
+        _get(server, tmp_path / "x")
+    assert str(caught.value).startswith(server.url + "file")
+    assert "\n" not in str(caught.value)
+    assert len(server.requests) <= 11
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_another_part_than_was_asked_for_is_not_taken(server, tmp_path):
     server.script["file"] = [("drop", 400_000), "wrong place"]
     assert _get(server, tmp_path / "x").sha256 == DIGEST
@@ -304,15 +379,16 @@ def test_bytes_of_which_nothing_is_known_are_thrown_away(server, tmp_path, notes
     assert server.requests == [("file", None)]
 
 
+CHAIN = json.dumps({"name": "1abc.A", "seq": "ACDEFG", "coords": {"CA": []}}).encode() + b"\n"
 SPLITS = json.dumps({"train": ["1abc.A"], "validation": [], "test": [], "cath_nodes": {}}).encode()
 
 
 def test_both_files_of_the_data_set_are_fetched_plain_or_packed(server, tmp_path):
-    server.files |= {"chain_set.jsonl": b"{}\n" * 10, "chain_set_splits.json": SPLITS}
+    server.files |= {"chain_set.jsonl": CHAIN * 10, "chain_set_splits.json": SPLITS}
     done = fetch_cath42(tmp_path / "a", url=server.url, patience=QUICK)
     assert (done.chain_set.path.name, done.splits.path.name) == ("chain_set.jsonl", "chain_set_splits.json")
     del server.files["chain_set.jsonl"]
-    server.files["chain_set.jsonl.gz"] = b"\x1f\x8b..."
+    server.files["chain_set.jsonl.gz"] = gzip.compress(b"damaged\n" + CHAIN)
     done = fetch_cath42(tmp_path / "b", url=server.url.rstrip("/"), patience=QUICK)
     assert done.chain_set.path.name == "chain_set.jsonl.gz"
     server.requests.clear()
@@ -320,14 +396,22 @@ def test_both_files_of_the_data_set_are_fetched_plain_or_packed(server, tmp_path
     assert server.requests == []
 
 
-def test_a_page_in_place_of_the_file_is_refused(server, tmp_path):
-    server.files |= {"chain_set.jsonl": b"<html>please log in", "chain_set_splits.json": SPLITS}
+@pytest.mark.parametrize(
+    "page", [b"<html>please log in", b'{"error": "try later"}', b"", gzip.compress(b"{}")]
+)
+def test_a_page_in_place_of_the_file_is_refused(server, tmp_path, page):
+    server.files |= {"chain_set.jsonl": page, "chain_set_splits.json": SPLITS}
     with pytest.raises(FetchError, match=r"is no chain_set\.jsonl: it holds something else"):
         fetch_cath42(tmp_path, url=server.url, patience=QUICK)
     assert [p.name for p in sorted(tmp_path.iterdir())] == [
         "chain_set_splits.json",
         "chain_set_splits.json.sha256",
     ]
+    server.files["chain_set.jsonl"] = CHAIN
+    assert fetch_cath42(tmp_path, url=server.url, patience=QUICK).chain_set.downloaded
+    server.files["chain_set_splits.json"] = b'{"error": "try later"}'
+    with pytest.raises(FetchError, match=r"is no chain_set_splits\.json: it holds something else"):
+        fetch_cath42(tmp_path / "e", url=server.url, patience=QUICK)
     with pytest.raises(FetchError, match="sha256 of 'x'"):
         fetch_cath42(tmp_path, url=server.url, sha256={"x": DIGEST})
     with pytest.raises(NotThere, match=r"chain_set_splits\.json: the server answers 404"):

@@ -35,7 +35,8 @@ _SPARE: Final = 64 * 2**20
 _LATER: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers that may be another in a while."""
 _LONGEST_WAIT: Final = 120.0
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -106,8 +107,7 @@ def download(
         OSError: the file cannot be written.
     """
     path = Path(path)
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise FetchError(f"{url} is no http or https address")
+    check_address(url)
     if sha256 is not None and not _SHA256.fullmatch(sha256.lower()):
         raise FetchError(f"sha256 {sha256!r} is not 64 hexadecimal digits")
     wanted = sha256.lower() if sha256 else None
@@ -129,6 +129,35 @@ def download(
         os.replace(job.part, path)
         job.notes.unlink(missing_ok=True)
     return Fetched(path=path, bytes=size, sha256=found, downloaded=True, tries=tries)
+
+
+def check_address(url: str) -> None:
+    """Refuse what is no address of a file on a server.
+
+    Raises:
+        FetchError: as said.
+    """
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets, or a port that is no number
+        sound = False
+    if not sound:
+        raise FetchError(f"{url} is no http or https address")
+
+
+def _speaks_of_bytes(tag: str) -> bool:
+    """Whether an ETag is there and no weak one."""
+    return bool(tag) and not tag.startswith("W/")
+
+
+def _is_of(version: str, tag: str, date: str) -> bool:
+    """Whether a part is of the version whose beginning is there.
+
+    A part that was asked for by an ETag must have it, one that was asked for by a date may come without (RFC 9110
+    section 15.3.7).
+    """
+    return tag == version if version.startswith('"') else date in ("", version)
 
 
 def file_sha256(path: Path) -> str:
@@ -247,6 +276,10 @@ class _Download:
             if isinstance(error.reason, ssl.SSLCertVerificationError):
                 raise FetchError(f"{self.url}: {error.reason}") from None
             raise _Retry(f"no connection ({error.reason})") from None
+        except FetchError:
+            raise
+        except (ValueError, OverflowError, http.client.InvalidURL) as error:
+            raise FetchError(f"{self.url}, or where the server sends to, is no address: {error}") from None
         except (http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
             raise _Retry(f"the connection broke ({str(error) or type(error).__name__})") from None
 
@@ -259,9 +292,10 @@ class _Download:
                 asked = error.headers.get("Retry-After", "")
                 raise _Retry(
                     f"the server answers {error.code} {error.reason}",
-                    wait=float(asked) if asked.isdecimal() else None,
+                    wait=float(asked) if _NUMBER.fullmatch(asked) else None,
                 )
-        raise NotThere(f"{self.url}: the server answers {error.code} {error.reason}")
+            reason = " ".join(str(error.reason).split())  # of a redirection in a circle it has several lines
+        raise NotThere(f"{self.url}: the server answers {error.code} {reason}")
 
     def forget_content(self) -> None:
         """Throw away what has arrived, keeping the lock."""
@@ -273,32 +307,39 @@ class _Download:
             raise FetchError(
                 f"{self.url}: the server sends it as {encoding}, though the file as it is was asked for"
             )
-        start, size = self._place(answer)
-        version = answer.headers.get("ETag", "")
-        if version.startswith("W/") or not version:  # a weak one does not speak of bytes
-            version = answer.headers.get("Last-Modified", "")
+        start, size = self._place(answer, known.get("size"))
+        tag, date = answer.headers.get("ETag", ""), answer.headers.get("Last-Modified", "")
         if start:
-            self._check_room(size, start)
-            if start != have or (size != known.get("size") and known.get("size") is not None):
+            if (
+                start != have
+                or size != (known.get("size") or size)
+                or not _is_of(known["version"], tag, date)
+            ):
                 self.forget_content()
                 raise _Retry("the server sends another part than was asked for, or of another file")
+            self._check_room(size, start)
         else:
             # All of it: the first time, or the server ignores ranges, or it has another version by now.
             self._check_room(size, 0)
             os.truncate(self.part, 0)
+            version = tag if _speaks_of_bytes(tag) else date
             self.notes.write_text(json.dumps({"version": version, "size": size}) if version else "{}")
         self._copy(answer, start, size)
 
-    def _place(self, answer: Any) -> tuple[int, int | None]:
-        """Where the body starts in the file, and the size of the whole, where the server says."""
+    def _place(self, answer: Any, known_size: int | None) -> tuple[int, int | None]:
+        """Where the body starts in the file, and the size of the whole, where the server says or said."""
         length = answer.headers.get("Content-Length", "")
+        bytes_here = int(length) if _NUMBER.fullmatch(length) else None
         if answer.status == http.HTTPStatus.PARTIAL_CONTENT:
             match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
             if match is None:
                 self.forget_content()
                 raise _Retry("the server sends a part and does not say which")
-            return int(match[1]), int(match[3])
-        return 0, int(length) if length.isdecimal() else None
+            if match[3] != "*":
+                return int(match[1]), int(match[3])
+            rest = None if bytes_here is None else int(match[1]) + bytes_here
+            return int(match[1]), rest if known_size is None else known_size
+        return 0, bytes_here
 
     def _check_room(self, size: int | None, start: int) -> None:
         free = shutil.disk_usage(self.part.parent).free
