@@ -1,9 +1,7 @@
-import fcntl
-import shutil
-
 import pytest
 
-from minifold_pl.data.journal import Journal, JournalBusyError
+from minifold_pl.data.folder_lock import FolderBusyError
+from minifold_pl.data.journal import Journal
 
 WORK = {"kind": "structures", "min_length": 4}
 
@@ -61,24 +59,7 @@ def test_a_journal_of_other_work_is_begun_anew(tmp_path):
 
 
 def test_one_at_a_time(tmp_path):
-    with Journal(tmp_path / "j", WORK), pytest.raises(JournalBusyError, match="another process works on it"):
+    with Journal(tmp_path / "j", WORK), pytest.raises(FolderBusyError, match="another process works on it"):
         Journal(tmp_path / "j", WORK)
     Journal(tmp_path / "j", WORK).remove()
     assert not (tmp_path / "j").exists()
-
-
-def test_a_lock_on_a_folder_that_was_removed_as_it_was_locked_is_not_taken_for_one(tmp_path, monkeypatch):
-    flock = fcntl.flock
-
-    def removed_just_before(file, how):
-        monkeypatch.undo()
-        shutil.rmtree(tmp_path / "j")
-        flock(file, how)
-
-    monkeypatch.setattr(fcntl, "flock", removed_just_before)
-    with Journal(tmp_path / "j", WORK) as journal:
-        journal.add("key", b"x")
-        with pytest.raises(JournalBusyError):
-            Journal(tmp_path / "j", WORK)
-    with Journal(tmp_path / "j", WORK) as journal:
-        assert "key" in journal

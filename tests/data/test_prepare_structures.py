@@ -15,7 +15,8 @@ from tests.data.kill_prepare import content, kill_and_go_on
 
 from minifold_pl.data import source_work
 from minifold_pl.data.chain_set import SourceError, read_chain_set
-from minifold_pl.data.journal import Journal, JournalBusyError
+from minifold_pl.data.folder_lock import FolderBusyError
+from minifold_pl.data.journal import Journal
 from minifold_pl.data.prepare import PrepareSettings, prepare
 from minifold_pl.data.prepare_report import join_shards
 from minifold_pl.data.records import ChainRecord
@@ -573,7 +574,7 @@ def test_what_another_run_adds_meanwhile_is_not_undone(write, tmp_path, monkeypa
     def remember_while_another_adds(work, out):
         remember(work, out)
         monkeypatch.undo()
-        with suppress(JournalBusyError):
+        with suppress(FolderBusyError):
             prepare(tmp_path / "3abc", store, TWO)
             expected.add("3abc.A")
 

@@ -1,4 +1,4 @@
-"""What was done of a long piece of work, so that it can go on after a kill; and the lock that it is done under.
+"""What was done of a long piece of work, so that it can go on after a kill.
 
 A folder with one file that only grows: a line that says what the work is, then entries of a key and its bytes,
 each with a checksum. What a kill cut off at the end is left out when the journal is opened again.
@@ -7,7 +7,6 @@ each with a checksum. What a kill cut off at the end is left out when the journa
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import struct
@@ -17,85 +16,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from minifold_pl.data.folder_lock import FolderLock
+
 _FILE: Final = "journal"
-_LOCK: Final = "lock"
 _ENTRY: Final = struct.Struct("<4sIII")
 """Magic, sizes of key and bytes, CRC-32 of both."""
 _MAGIC: Final = b"done"
 _SYNC: Final = 1.0
 """Seconds between two flushes to the disk: what a power cut costs. A kill costs nothing that was added."""
-
-
-class JournalBusyError(ValueError):
-    """Another process does the same work."""
-
-
-class FolderLock:
-    """Holds ``folder`` for one process at a time, until :meth:`release`, :meth:`remove` or the process's end.
-
-    Args:
-        folder: Made where it is not there, and removed at the end where nothing was put into it.
-
-    Raises:
-        JournalBusyError: another process holds it.
-        OSError: the folder cannot be written.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._made = [path for path in (folder, *folder.parents) if not path.exists()]
-        while True:
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                self._file = open(folder / _LOCK, "wb")  # noqa: SIM115 (held until release)
-            except FileNotFoundError:  # the one before has removed the folder just now
-                continue
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                self._file.close()
-                raise JournalBusyError(f"another process works on it: {folder} is locked") from None
-            if self._is_in_place():
-                return
-            self._file.close()
-
-    def _is_in_place(self) -> bool:
-        """Whether the file that was locked is the one that others would find; not when it was removed meanwhile."""
-        try:
-            found = os.stat(self.folder / _LOCK)
-        except FileNotFoundError:
-            return False
-        return os.path.samestat(found, os.fstat(self._file.fileno()))
-
-    def release(self) -> None:
-        """Let others have it, with what was put into the folder."""
-        if not self._file.closed:
-            if not (self.folder / _FILE).exists():
-                self._remove()
-            self._file.close()
-
-    def remove(self) -> None:
-        """Let others have it, and leave nothing of the folder."""
-        if not self._file.closed:
-            self._remove()
-            self._file.close()
-
-    def _remove(self) -> None:
-        # The lock last: until then nobody else puts anything here, and after that what they put stays.
-        for name in (_FILE, _LOCK):
-            with contextlib.suppress(OSError):
-                (self.folder / name).unlink()
-        for path in [self.folder, *self._made]:
-            with contextlib.suppress(OSError):  # folders above it that hold something by now stay
-                path.rmdir()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
 
 
 class Journal:
@@ -106,7 +34,7 @@ class Journal:
         work: Any JSON that says what the work is. A journal of other work is begun anew.
 
     Raises:
-        JournalBusyError: another process has it open.
+        FolderBusyError: another process has it open.
         OSError: the folder cannot be written.
     """
 

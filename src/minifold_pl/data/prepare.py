@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minifold_pl.data.chain_set import MIN_LENGTH, SourceError
-from minifold_pl.data.journal import FolderLock, Journal
+from minifold_pl.data.folder_lock import FolderLock
+from minifold_pl.data.journal import Journal
 from minifold_pl.data.packed_chain import PackedChain
 from minifold_pl.data.prepare_report import (
     OWN_KEY,
@@ -77,7 +78,7 @@ def prepare(
     Raises:
         SourceError: the source or the splits file cannot be read at all, or holds no sound chain.
         StoreError: something is in the way at ``out``.
-        JournalBusyError: another run works on ``out``.
+        FolderBusyError: another run works on ``out``.
         OSError: the store cannot be written; the journal stays, and the same call goes on.
     """
     settings = settings or PrepareSettings()
