@@ -126,6 +126,8 @@ def _settings(args: argparse.Namespace) -> PrepareSettings:
     names = ("splits", "split_by", "seed", "min_length", "min_complete", "processes", "timeout")
     given: dict[str, Any] = {name: value for name in names if (value := getattr(args, name)) is not None}
     try:
+        if args.seed is not None and args.split_by is None:
+            raise ValueError("--seed is of splits that are made here; give --split-by too")
         if args.fractions is not None:
             if args.split_by is None:
                 raise ValueError("--fractions are of splits that are made here; give --split-by too")

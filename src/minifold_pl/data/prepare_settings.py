@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,8 +51,10 @@ class PrepareSettings:
             raise ValueError(f"min_complete is {self.min_complete}; give a share in 0…1")
         if self.processes is not None and self.processes < 1:
             raise ValueError(f"processes is {self.processes}; give at least 1")
-        if self.timeout <= 0:
+        if not (self.timeout > 0 and math.isfinite(self.timeout)):
             raise ValueError(f"timeout is {self.timeout} s; give more than 0")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; give 0 or more")
         if self.splits is not None and self.split_by is not None:
             raise ValueError(f"splits is {self.splits} and split_by is {self.split_by!r}; give one of them")
         if self.domains and not self.cath_domains:
