@@ -70,7 +70,9 @@ def test_the_data_set_is_fetched_and_prepared_and_a_second_time_nothing_is_left_
             "is expected; what was downloaded was",
         ),
         (["--url", "{mirror}", "--sha256", "chain_set.jsonl"], 2, "give FILE=HEX"),
-        (["--url", "{mirror}", "--tries", "0"], 1, "tries and timeout must be above 0"),
+        (["--url", "{mirror}", "--tries", "0"], 2, "tries and timeout must be above 0"),
+        (["--url", "{mirror}", "--timeout", "nan"], 2, "tries and timeout must be above 0"),
+        (["--url", "{mirror}", "--timeout", "inf"], 2, "timeout at most 86,400 s"),
     ],
 )
 def test_a_mistake_is_told_in_a_line(mirror, tmp_path, capsys, arguments, code, told):

@@ -64,7 +64,10 @@ def _work(args: argparse.Namespace) -> int:
         if not equals:
             raise UserError(f"--sha256 {text!r}: give FILE=HEX", exit_code=2)
         checksums[name] = digest
-    patience = Patience(tries=args.tries, timeout=args.timeout)
+    try:
+        patience = Patience(tries=args.tries, timeout=args.timeout)
+    except ValueError as error:
+        raise UserError(str(error), exit_code=2) from None
     try:
         with _bars() as report:
             done = fetch_cath42(

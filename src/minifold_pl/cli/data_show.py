@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import io
 import json
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,13 +64,23 @@ def _work(args: argparse.Namespace) -> int:
         print(json.dumps(facts.as_dict(), indent=1))
     else:
         print(chain_text(facts, observed))
-    if args.pdb:
-        atomic_write_text(args.pdb, _structure(record, "pdb"))
-    if args.cif:
-        atomic_write_text(args.cif, _structure(record, "cif"))
+    for path, kind in ((args.pdb, "pdb"), (args.cif, "cif")):
+        if path:
+            with _written(path):
+                atomic_write_text(path, _structure(record, kind))
     if args.png:
-        _draw(record, args.png)
+        with _written(args.png):
+            _draw(record, args.png)
     return 0
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Name the file that cannot be written: a full disk says nothing of it."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
 
 
 def _place(name: str, chains: int) -> int | None:

@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from minifold_pl.cli.errors import UserError
 from minifold_pl.cli.progress import progress
 
 _DESCRIPTION = """\
@@ -50,6 +51,10 @@ def _work(args: argparse.Namespace) -> int:
     from minifold_pl.data.store import ChainStore
     from minifold_pl.data.structure_content import plain
 
+    if not 0.0 < args.identity <= 1.0:
+        raise UserError(f"--identity {args.identity}: give a share above 0, at most 1", exit_code=2)
+    if short := [length for length in args.max_length if length < 1]:
+        raise UserError(f"--max-length {short[0]}: give at least 1 residue", exit_code=2)
     store = ChainStore.open(args.store)
     if args.check:
         store.verify()

@@ -35,6 +35,7 @@ _SPARE: Final = 64 * 2**20
 _LATER: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers that may be another in a while."""
 _LONGEST_WAIT: Final = 120.0
+_LONGEST_TIMEOUT: Final = 86_400.0
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -74,8 +75,14 @@ class Patience:
     """Bytes a second."""
 
     def __post_init__(self) -> None:
-        if self.tries < 1 or self.wait < 0 or self.timeout <= 0 or self.slowest < 0:
-            raise ValueError(f"{self}: tries and timeout must be above 0, the others not below")
+        sound = (
+            self.tries >= 1 and self.wait >= 0 and 0 < self.timeout <= _LONGEST_TIMEOUT and self.slowest >= 0
+        )
+        if not sound:
+            raise ValueError(
+                f"{self}: tries and timeout must be above 0, the others not below, and timeout at most "
+                f"{_LONGEST_TIMEOUT:,.0f} s"
+            )
 
 
 Report = Callable[[int, int | None], None]
