@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,17 @@ def test_evaluations_while_training_follow_newest_first_and_a_cut_line_is_left_o
     assert len(data["results"]) == 1 + len(lines) - 1
     shown = {row["name"]: row["cells"] for row in data["results"][1]["rows"]}
     assert shown["model"]["tm_score"][0] == newest["scores"]["model"]["tm_score"]["mean"]
+
+
+def test_of_several_evaluations_in_a_run_the_newest_stands_first(made_run, tmp_path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.csv").write_text("epoch,step,val/total\n0,1,2.0\n")
+    for age, name in enumerate(("b", "c", "a")):
+        shutil.copytree(made_run.evaluation, run / name)
+        os.utime(run / name / "summary.json", (1_700_000_000 - age, 1_700_000_000 - age))
+    found = gather(run)
+    assert [path.name for path in found.evaluations] == ["b", "c", "a"]
 
 
 def test_the_table_of_epochs_has_every_epoch_with_its_patience(made_run, elements) -> None:

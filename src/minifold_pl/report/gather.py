@@ -123,10 +123,11 @@ def _place(given: Path) -> tuple[RunFolder | None, Path | None]:
 
 
 def _evaluations(folder: RunFolder | None, named: Sequence[Path]) -> list[Path]:
-    """Folders of evaluations: those that were named, then those in the run folder."""
+    """Folders of evaluations: those that were named, then those in the run folder, the newest first."""
     paths = [path.parent if path.name == SUMMARY else path for path in named]
     if folder is not None:
-        paths += sorted(path.parent for path in folder.path.glob(f"*/{SUMMARY}"))
+        written = {path: path.stat().st_mtime for path in sorted(folder.path.glob(f"*/{SUMMARY}"))}
+        paths += [path.parent for path in sorted(written, key=lambda path: -written[path])]
     return list({path.resolve(): path for path in paths}.values())
 
 
