@@ -455,7 +455,7 @@ def test_shards_of_a_file_whose_lines_changed_places_are_refused(tmp_path, make_
     one = _half(path, 1, tmp_path / "one")
     path.write_text("\n".join(lines[::-1]) + "\n")
     two = _half(path, 2, tmp_path / "two")
-    with pytest.raises(StoreError, match="are shards of sources that differ: 1 files of "):
+    with pytest.raises(StoreError, match="are shards of sources that differ: 1 file of "):
         merge_stores(tmp_path / "merged", [one, two], join=join_shards)
 
 

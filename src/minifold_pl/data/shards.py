@@ -59,7 +59,8 @@ class Part:
         found = self.provenance.get(SHARD_OF)
         if not found:
             return "a source that is not known"
-        return f"{found['files']:,} files of {found['bytes']:,} bytes, sha256 {found['sha256'][:16]}"
+        files = "1 file" if found["files"] == 1 else f"{found['files']:,} files"
+        return f"{files} of {found['bytes']:,} bytes, sha256 {found['sha256'][:16]}"
 
 
 @dataclass(frozen=True, kw_only=True)
