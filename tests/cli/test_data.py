@@ -124,7 +124,7 @@ def test_stats_are_shown_as_a_table_and_as_json(run, source, tmp_path, capsys):
     assert "similar sequences were not looked for" in out
     assert "at 4 residues: 2 chains (100.0%)" in out
     assert "at 5 residues" in out
-    with pytest.raises(UserError, match="max_length is 0"):
+    with pytest.raises(UserError, match="--max-length 0: give at least 1 residue"):
         run("stats", tmp_path / "store", "--max-length", "0")
     path = tmp_path / "store" / "chains-00000.bin"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
