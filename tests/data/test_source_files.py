@@ -1,3 +1,4 @@
+import gzip
 import os
 
 import pytest
@@ -68,3 +69,16 @@ def test_a_folder_that_is_named_must_be_listed(folder, monkeypatch):
     monkeypatch.setattr(source_files.os, "scandir", refuse)
     with pytest.raises(SourceError, match="in cannot be listed: Permission denied"):
         find_files([folder])
+
+
+@pytest.mark.parametrize("start", [b">", b"data_x", b"ATOM  ", b"name\tseq", b"HEADER"])
+@pytest.mark.parametrize("name", ["c.jsonl", "C.JSONL", "c.jsonl.gz"])
+def test_a_chain_set_whose_first_line_looks_like_another_format_loses_that_line(
+    tmp_path, make_line, start, name
+):
+    lines = [make_line(f"c{k}").encode() for k in range(3)]
+    lines[0] = start + lines[0][len(start) :]
+    content = b"\n".join(lines)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    report = prepare(tmp_path / name, tmp_path / "store")
+    assert (report.kept, report.reasons("dropped")) == (2, {"not JSON": 1})

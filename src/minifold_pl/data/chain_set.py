@@ -79,6 +79,11 @@ class RecordProblem:
         return f"{who}: {what} ({self.action})"
 
 
+def is_called_chain_set(path: str | Path) -> bool:
+    """Whether its name says what it is: its first line may be damaged, and begin like another kind of file."""
+    return str(path).lower().endswith((".jsonl", ".jsonl.gz"))
+
+
 def read_chain_set(path: str | Path, min_length: int = MIN_LENGTH) -> Iterator[ChainRecord | RecordProblem]:
     """Every chain of a plain or gzipped file, in its order, with a problem for each record that is not sound.
 

@@ -19,7 +19,14 @@ import numpy as np
 
 from minifold_pl.constants import BACKBONE_ATOMS
 from minifold_pl.data.cath import is_cath_code
-from minifold_pl.data.chain_set import MIN_LENGTH, RecordProblem, SourceError, read_lines, shortened
+from minifold_pl.data.chain_set import (
+    MIN_LENGTH,
+    RecordProblem,
+    SourceError,
+    is_called_chain_set,
+    read_lines,
+    shortened,
+)
 from minifold_pl.data.records import NO_SPLIT, SPLITS, ChainRecord
 from minifold_pl.data.tokenizer import normalise
 
@@ -35,7 +42,12 @@ _EMPTY: Final = frozenset({"", "-", "."})
 
 
 def is_sequence_table(path: str | Path) -> bool:
-    """Whether a file is a table of sequences or FASTA, by its first line; False for what cannot be read."""
+    """Whether a file is a table of sequences or FASTA, by its first line; False for what cannot be read.
+
+    What is called a chain set is none, however it begins.
+    """
+    if is_called_chain_set(path):
+        return False
     try:
         with Path(path).open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"

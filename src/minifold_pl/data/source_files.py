@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minifold_pl.data.chain_set import SourceError
+from minifold_pl.data.chain_set import SourceError, is_called_chain_set
 from minifold_pl.data.store_format import is_store
 from minifold_pl.data.structure_content import is_structure
 
@@ -52,7 +52,9 @@ def find_files(paths: Sequence[str | Path]) -> list[SourceFile]:
 
 def are_structures(paths: Sequence[str | Path]) -> bool:
     """Whether ``paths`` are structure files or folders of them; a chain set is a single file."""
-    return len(paths) != 1 or os.path.isdir(paths[0]) or is_structure(paths[0])
+    if len(paths) != 1 or os.path.isdir(paths[0]):
+        return True
+    return not is_called_chain_set(paths[0]) and is_structure(paths[0])
 
 
 def _in_folder(folder: str) -> Iterator[str]:
