@@ -152,7 +152,7 @@ class ProteinDataModule(LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Copies from pinned memory to a GPU do not wait for one another, nor the host for them."""
-        if isinstance(batch, ProteinBatch):  # Lightning copies asynchronously what is a tensor itself, and no other type
+        if isinstance(batch, ProteinBatch):  # Lightning copies plain tensors asynchronously, and nothing else
             return batch.to(device, non_blocking=device.type == "cuda")
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 

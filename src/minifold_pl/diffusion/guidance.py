@@ -94,7 +94,9 @@ class GuidedDenoiser:
         if self.weight == 0:
             unconditional = self.denoiser(x_t, t, self._without, previous and previous.unconditional)
             return GuidedEstimate(unconditional.x0, unconditional.rotation, None, unconditional)
-        stacked = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), self._both, previous and previous.stacked)
+        stacked = self.denoiser(
+            torch.cat([x_t, x_t]), torch.cat([t, t]), self._both, previous and previous.stacked
+        )
         conditional, unconditional = (map_tensors(half, stacked) for half in (_first_half, _second_half))
         return GuidedEstimate(
             self._combine(x_t, t, conditional.x0, unconditional.x0),
