@@ -139,6 +139,11 @@ def test_bytes_of_zero_cost_only_the_line_that_they_are_in(tmp_path, make_line, 
     assert {r.name for r in records} >= {f"c{k}" for k in range(hurt, 20)}
 
 
+def test_a_byte_order_mark_of_another_encoding_does_not_make_a_file_one_of_it(read, make_line):
+    records, (problem,) = read(b"\xff\xfe" + make_line("a").encode(), make_line("b"))
+    assert ([r.name for r in records], problem.reason) == (["b"], "not JSON")
+
+
 def test_lines_without_a_letter_before_the_first_record_are_told_and_passed(read, make_line):
     records, problems = read(*[""] * 5000, make_line("a"))
     assert [r.name for r in records] == ["a"]

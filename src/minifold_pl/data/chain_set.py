@@ -257,7 +257,7 @@ def _check_source(path: Path) -> None:
         raise SourceError(f"{path} holds no text; fetch it again")
     if head.startswith(_LFS_POINTER):
         raise SourceError(f"{path} is a git-LFS pointer, not the data; run `git lfs pull` beside it")
-    if head.startswith(_UTF16):
+    if head.startswith(_UTF16) and 4 * head.count(b"\0") > len(head):
         raise SourceError(f"{path} is UTF-16 text; save it as UTF-8")
     if not _looks_like_text(head):
         raise SourceError(f"{path} is binary, not JSON lines; give a chain_set.jsonl or chain_set.jsonl.gz")
