@@ -34,7 +34,7 @@ from minifold_pl.data.worker_pool import BATCH, Failure, Job, run_jobs
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Takes what is done and how much of it there is; the function it gives is told of every part that is finished."""
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Of journals, and of what a store remembers of its sources: raise it when outcomes change."""
 
 _BLOCK_BYTES: Final = 1 << 22
