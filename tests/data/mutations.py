@@ -122,9 +122,9 @@ def mutated(data: bytes, rng: np.random.Generator) -> tuple[str, bytes]:
     if rng.random() < 0.3:
         out = TEXT[rng.integers(len(TEXT))](out, rng) if out else out
     if packing == 0:
-        return f"{chosen.__name__}, gzipped", gzip.compress(out, 1)
+        return f"{chosen.__name__}, gzipped", gzip.compress(out, 1, mtime=0)
     if packing == 1:
-        packed = gzip.compress(data, 1)
+        packed = gzip.compress(data, 1, mtime=0)
         return f"gzip, {chosen.__name__}", chosen(packed, rng)
     return chosen.__name__, out
 

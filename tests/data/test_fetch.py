@@ -397,7 +397,9 @@ def test_both_files_of_the_data_set_are_fetched_plain_or_packed(server, tmp_path
 
 
 @pytest.mark.parametrize(
-    "page", [b"<html>please log in", b'{"error": "try later"}', b"", gzip.compress(b"{}")]
+    "page",
+    [b"<html>please log in", b'{"error": "try later"}', b"", gzip.compress(b"{}", mtime=0)],
+    ids=["html", "json", "empty", "gzip"],
 )
 def test_a_page_in_place_of_the_file_is_refused(server, tmp_path, page):
     server.files |= {"chain_set.jsonl": page, "chain_set_splits.json": SPLITS}
