@@ -162,6 +162,7 @@ def test_a_cluster_that_is_no_label_is_left_out_and_the_chain_kept(read, make_li
     "fields",
     [
         {"split": "x" * 3_000_000},
+        {"name": "x" * 3_000_000, "split": "dev"},
         {"split": ["x" * 3_000_000]},
         {"CATH": ["x" * 3_000_000] * 9},
         {"breaks": ["x" * 3_000_000]},

@@ -97,6 +97,14 @@ def test_names_are_kept_verbatim_whatever_they_are(tmp_path, make_line):
     assert ChainStore.open(tmp_path / "store").names == tuple(names)
 
 
+def test_a_name_of_any_length_is_kept_and_told_in_a_short_line(tmp_path, make_line):
+    path = tmp_path / "chain_set.jsonl"
+    path.write_text(make_line("x" * 3_000_000, split="dev"))
+    report = prepare(path, tmp_path / "store")
+    assert len(str(report.problems[0])) < 400
+    assert ChainStore.open(tmp_path / "store").names == ("x" * 3_000_000,)
+
+
 def test_every_record_is_accounted_for_in_the_report_and_in_the_store(tmp_path, make_line):
     path = tmp_path / "chain_set.jsonl"
     path.write_text(

@@ -74,7 +74,7 @@ class RecordProblem:
     """What was done: a dropped record does not follow, the others do; a noted one is unchanged."""
 
     def __str__(self) -> str:
-        who = f"line {self.line}" + (f" ({self.name!r})" if self.name is not None else "")
+        who = f"line {self.line}" + (f" ({shortened(self.name)})" if self.name is not None else "")
         what = f"{self.reason}: {self.detail}" if self.detail else self.reason
         return f"{who}: {what} ({self.action})"
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, NamedTuple, Self
 
+from minifold_pl.data.chain_set import shortened
 from minifold_pl.data.packed_chain import PackedChain
 
 Action = Literal["dropped", "repaired", "noted"]
@@ -26,7 +27,7 @@ class Problem(NamedTuple):
 
     def told(self, place: str) -> str:
         """One line, beginning with where it was found."""
-        who = place + (f" ({self.name!r})" if self.name is not None else "")
+        who = place + (f" ({shortened(self.name)})" if self.name is not None else "")
         what = f"{self.reason}: {self.detail}" if self.detail else self.reason
         return f"{who}: {what} ({self.action})"
 
