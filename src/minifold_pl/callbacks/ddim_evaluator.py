@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import isfinite
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
@@ -18,6 +17,7 @@ from minifold_pl.callbacks.ddim_scores import MODEL, SEQUENCE, Rows, choose_chai
 from minifold_pl.callbacks.ddim_table import print_table, summary_line
 from minifold_pl.callbacks.ema import EMA
 from minifold_pl.callbacks.finding import callbacks_of
+from minifold_pl.callbacks.guard_events import run_folder
 from minifold_pl.callbacks.leaving import Boundaries
 from minifold_pl.callbacks.structure_files import write_structures
 from minifold_pl.data.collate import collate
@@ -146,7 +146,7 @@ class DDIMEvaluator(pl.Callback):
         self._history = [past for past in self._history if past["step"] <= trainer.global_step]
         self._unfinished = None
         if trainer.is_global_zero:
-            self._records.take_up(_folder(trainer), trainer.global_step, self._unwritten)
+            self._records.take_up(run_folder(trainer).path, trainer.global_step, self._unwritten)
 
     def on_validation_batch_end(
         self,
@@ -175,11 +175,11 @@ class DDIMEvaluator(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Try again to write what the disk did not take."""
-        self._records.write(_folder(trainer))
+        self._records.write(run_folder(trainer).path)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the last evaluation as a table."""
-        self._records.write(_folder(trainer))
+        self._records.write(run_folder(trainer).path)
         if self._rows and trainer.is_global_zero:
             print_table(self._title(pl_module), self._rows)
 
@@ -229,7 +229,7 @@ class DDIMEvaluator(pl.Callback):
                 },
             }
             self._write(trainer, module, chains, saved)
-            self._records.add(_folder(trainer), record)
+            self._records.add(run_folder(trainer).path, record)
             print(f"  {summary_line(len(chosen), self._rows)}", flush=True)
         values = named_values(self._rows)
         for monitor in _monitored(trainer):
@@ -275,7 +275,7 @@ class DDIMEvaluator(pl.Callback):
             for structure, tokens, bonded in zip(saved.values(), batch.tokens, batch.bonded, strict=True)
         ]
         settings = ", ".join(f"{name} {value}" for name, value in self._settings(trainer, module).items())
-        folder = _folder(trainer) / "samples" / f"epoch-{trainer.current_epoch + 1:03d}"
+        folder = run_folder(trainer).samples / f"epoch-{trainer.current_epoch + 1:03d}"
         remark = f"DDIM, optimizer step {trainer.global_step}, {settings}"
         try:
             write_structures(folder, batch, written, set(), [remark])
@@ -322,10 +322,6 @@ def _monitored(trainer: pl.Trainer) -> set[str]:
 def intervals(scores: Mapping[str, Tensor]) -> dict[str, Interval]:
     """Mean and 95 % bootstrap interval of each score."""
     return {name: bootstrap_interval(values) for name, values in scores.items()}
-
-
-def _folder(trainer: pl.Trainer) -> Path:
-    return Path(trainer.default_root_dir)
 
 
 class _Share(NamedTuple):

@@ -11,9 +11,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from minifold_pl.checkpoint.atomic import atomic_write_text
 from minifold_pl.run.events import append_event
+from minifold_pl.run.folder import RunFolder
 
 RECORDS: Final = "ddim.jsonl"
-_EVENTS: Final = "events.jsonl"
 
 
 class DDIMRecords:
@@ -62,7 +62,7 @@ class DDIMRecords:
             self._waiting = []
             if self._troubled:
                 self._troubled = False
-                append_event(folder / _EVENTS, "log_written_again", file=RECORDS)
+                append_event(RunFolder(folder).events, "log_written_again", file=RECORDS)
 
     def _say(self, folder: Path, error: OSError) -> None:
         """Once for each time that the disk is in trouble."""
@@ -71,7 +71,7 @@ class DDIMRecords:
         self._troubled = True
         why = error.strerror or str(error)
         rank_zero_warn(f"{RECORDS} cannot be written ({why}): its records are kept and written later")
-        append_event(folder / _EVENTS, "log_not_written", file=RECORDS, error=why)
+        append_event(RunFolder(folder).events, "log_not_written", file=RECORDS, error=why)
 
 
 def _forget_after(path: Path, step: int) -> None:

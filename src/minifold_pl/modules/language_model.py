@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from minifold_pl.checkpoint.atomic import atomic_write
 from minifold_pl.constants import AMINO_ACIDS, CLS, EOS, FIRST_RESIDUE, MASK, PAD, UNK, VOCABULARY_SIZE
 from minifold_pl.nn.embeddings import LinearRelativePosition
 from minifold_pl.nn.encoder import AttentionPool, ContactBlock, StructureEncoder, residue_mask
@@ -123,7 +124,7 @@ class LanguageModelEncoder(StructureEncoder):
             hidden = self._language_model(device)(input_ids=ids).last_hidden_state
         found = hidden[0, 1:-1].half().cpu().numpy()
         if path is not None:
-            _write(path, found)
+            atomic_write(path, partial(np.save, arr=found))
         return found
 
     def _known_fingerprint(self, device: torch.device) -> int:
@@ -190,12 +191,3 @@ def _fingerprint(model: nn.Module) -> int:
         digest.update(f"{name}{tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return int.from_bytes(digest.digest(), "little") >> 1 or 1
-
-
-def _write(path: Path, array: np.ndarray) -> None:
-    """Whole or not at all, whoever else writes the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        np.save(file, array)
-    os.replace(temporary, path)
