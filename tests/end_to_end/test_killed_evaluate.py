@@ -47,22 +47,23 @@ def test_killed_at_any_moment_its_results_are_whole_or_absent(
             assert content == whole[name], f"{name} after a kill at {moment:.2f} s"
     subprocess.run([*command, str(out)], check=True, capture_output=True)
     assert _contents(out) == whole
-    assert not list(out.glob(".*")), "temporary files"
+    assert not list(out.rglob(".*")), "temporary files"
     shutil.rmtree(tmp_path)
 
 
 def _contents(folder: Path) -> dict[str, object]:
     """What the files say, without where and when; parsing it is the check that they are whole."""
     found: dict[str, object] = {}
-    for path in sorted(folder.glob("*")) if folder.is_dir() else ():
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = str(path.relative_to(folder))
         if path.suffix == ".json":
             content = json.loads(path.read_text())
-            found[path.name] = {
+            found[name] = {
                 k: content[k] for k in sorted(content) if k not in ("created", "command", "seconds")
             }
         elif path.suffix == ".csv":
             with path.open(newline="") as file:
-                found[path.name] = list(csv.reader(file))
+                found[name] = list(csv.reader(file))
         else:
-            found[path.name] = path.read_bytes()
+            found[name] = path.read_bytes()
     return found
