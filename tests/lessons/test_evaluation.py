@@ -12,7 +12,7 @@ from minifold_pl.cli.main import main
 from minifold_pl.data.datamodule import write_synthetic
 from minifold_pl.data.synthetic import SyntheticConfig
 from minifold_pl.metrics.diversity import diversity
-from minifold_pl.modules import diffusion as diffusion_module
+from minifold_pl.modules import structure_sampling
 from minifold_pl.modules.sampling import SamplerConfig
 
 
@@ -24,8 +24,8 @@ def test_lesson_16_eta_reaches_the_sampler_and_collapse_shows_in_the_diversity(
     Evaluations report ``diversity`` from two samples a chain on: ``tests/callbacks/test_ddim_evaluator.py``.
     """
     if mistake:
-        sampler = diffusion_module.ddim
-        monkeypatch.setattr(diffusion_module, "ddim", lambda *a, **k: sampler(*a, **{**k, "eta": 0.0}))
+        sampler = structure_sampling.ddim
+        monkeypatch.setattr(structure_sampling, "ddim", lambda *a, **k: sampler(*a, **{**k, "eta": 0.0}))
     batch = diffusion.example_batch(1, 24)
     drawn = {
         eta: diffusion.sample(batch, SamplerConfig(steps=5, eta=eta), seed=0, keys=["a"]).x0

@@ -22,7 +22,7 @@ def test_lesson_01_the_null_condition_keeps_the_attention_mask(
     Put back by null tokens that are all PAD. Our attention over nothing is finite: the mask is what fails then.
     """
     if mistake:
-        monkeypatch.setattr("minifold_pl.modules.diffusion.null_tokens", torch.zeros_like)
+        monkeypatch.setattr("minifold_pl.modules.draws.null_tokens", torch.zeros_like)
     diffusion.p_uncond = 1.0
     batch = diffusion.example_batch(2, 12)
     with holds():

@@ -10,7 +10,7 @@ import torch
 
 from minifold_pl.modules import compiling
 from minifold_pl.modules.compiling import ReplayedDenoiser, blocks, compile_blocks
-from minifold_pl.modules.diffusion import Draws
+from minifold_pl.modules.draws import Draws
 from minifold_pl.modules.load import build_module
 from minifold_pl.modules.sampling import SamplerConfig
 

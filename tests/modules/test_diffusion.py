@@ -11,7 +11,8 @@ from minifold_pl.cli.lightning_cli import instantiate_model
 from minifold_pl.constants import CLS, EOS, MASK, PAD
 from minifold_pl.geometry.measures import pairwise_distances
 from minifold_pl.losses.objective import weighted_total, weights_at
-from minifold_pl.modules.diffusion import DiffusionModule, Draws
+from minifold_pl.modules.diffusion import DiffusionModule
+from minifold_pl.modules.draws import Draws
 from minifold_pl.modules.optim import build_optimizer
 from minifold_pl.modules.sampling import SamplerConfig
 

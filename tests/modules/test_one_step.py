@@ -7,7 +7,7 @@ import torch
 
 from minifold_pl.geometry.units import to_angstrom
 from minifold_pl.metrics.tm import tm_kabsch
-from minifold_pl.modules.diffusion import Draws
+from minifold_pl.modules.draws import Draws
 from minifold_pl.modules.one_step import (
     check_times,
     dashboard_times,

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from minifold_pl.modules.diffusion import Draws
+from minifold_pl.modules.draws import Draws
 from minifold_pl.modules.load import build_module
 from minifold_pl.modules.recomputing import recompute_activations
 

@@ -18,7 +18,8 @@ from minifold_pl.losses.reduction import PerChain
 from minifold_pl.metrics.bootstrap import Interval, bootstrap_interval
 from minifold_pl.modules.base import MinifoldModule
 from minifold_pl.modules.contact_classifier import ContactClassifierModule
-from minifold_pl.modules.diffusion import DiffusionModule, Draws
+from minifold_pl.modules.diffusion import DiffusionModule
+from minifold_pl.modules.draws import Draws
 from minifold_pl.modules.one_step import check_times
 from minifold_pl.types import ProteinBatch
 

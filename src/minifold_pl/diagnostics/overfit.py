@@ -20,7 +20,8 @@ from minifold_pl.metrics.rmsd import rmsd
 from minifold_pl.metrics.tm_search import searched_scores
 from minifold_pl.modules.base import MinifoldModule
 from minifold_pl.modules.contact_classifier import ContactClassifierModule
-from minifold_pl.modules.diffusion import DiffusionModule, Draws
+from minifold_pl.modules.diffusion import DiffusionModule
+from minifold_pl.modules.draws import Draws
 from minifold_pl.modules.one_step import dashboard_times, one_step
 from minifold_pl.modules.optim import build_optimizer
 from minifold_pl.types import ProteinBatch

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import pairwise
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from minifold_pl.data.tokenizer import null_tokens
-from minifold_pl.diffusion.draws import centered_noise, keyed_generator
-from minifold_pl.diffusion.guidance import GuidedDenoiser
 from minifold_pl.diffusion.process import add_noise
-from minifold_pl.diffusion.samplers import ddim
 from minifold_pl.diffusion.schedule import CosineSchedule
 from minifold_pl.geometry.frames import backbone_frames, ca_frames
-from minifold_pl.geometry.units import Scale, center, predicted_unit, to_angstrom, to_model_units, true_unit
+from minifold_pl.geometry.units import Scale, center, to_model_units, true_unit
 from minifold_pl.losses.backbone_objective import BackboneObjective, BackboneWeights, with_backbone
 from minifold_pl.losses.ca_geometry import CLASH_THRESHOLD
 from minifold_pl.losses.denoising import MIN_SNR, DenoisingWeights, SNRWeighting
@@ -33,16 +27,24 @@ from minifold_pl.losses.objective import (
 )
 from minifold_pl.losses.trunk import TrunkLosses
 from minifold_pl.modules.band_losses import BandLosses, named_band_losses
-from minifold_pl.modules.base import CHECKPOINT_KEY, MinifoldModule
-from minifold_pl.modules.compiling import CompileMode, ReplayedDenoiser, compile_blocks
+from minifold_pl.modules.base import CHECKPOINT_KEY
+from minifold_pl.modules.compiling import CompileMode, compile_blocks
+from minifold_pl.modules.draws import (
+    Draws,
+    conditions_dropped,
+    fixed_draws,
+    recycles_drawn,
+    self_conditions,
+    training_draws,
+)
 from minifold_pl.modules.encoder_checkpoint import load_encoder
 from minifold_pl.modules.hidden_residues import hidden_residues, without_residues
 from minifold_pl.modules.init_from import NOWHERE, InitFrom
 from minifold_pl.modules.optim import LRSchedule, OptimizerConfig, ThreePhase
 from minifold_pl.modules.recomputing import Recomputed, recompute_activations
 from minifold_pl.modules.sampling import SamplerConfig
+from minifold_pl.modules.structure_sampling import StructureSampling
 from minifold_pl.modules.trunk_teaching import ask, build_heads, freeze_idle_heads, hide, long_range_precision
-from minifold_pl.modules.trunks import Trunk, Trunks
 from minifold_pl.nn import cuequivariance
 from minifold_pl.nn.encoder import StructureEncoder
 from minifold_pl.nn.formulation import Formulation, set_formulation
@@ -55,7 +57,6 @@ from minifold_pl.nn.trunk_heads import TrunkHeads
 from minifold_pl.types import (
     Condition,
     Denoised,
-    Denoiser,
     ProteinBatch,
     SequenceFeatures,
     StructurePrediction,
@@ -70,18 +71,7 @@ _COSINE = CosineSchedule()
 _DDIM = SamplerConfig()
 
 
-class Draws(NamedTuple):
-    """The random part of one training or validation example, already on the device."""
-
-    t: Tensor
-    """(b) timesteps 1 … T − 1."""
-    noise: Tensor
-    """(b l 3) centred standard normal noise."""
-    clamped: Tensor | None = None
-    """(b) 1 where FAPE is clamped and 0 where it is not; None for what is expected of the draw."""
-
-
-class DiffusionModule(MinifoldModule):
+class DiffusionModule(StructureSampling):
     """Trains encoder → pair stack → denoiser to predict the clean chain from a noised one.
 
     Every draw (timestep, noise, condition dropout, self-conditioning) is a function of ``seed``, the epoch and the
@@ -242,8 +232,6 @@ class DiffusionModule(MinifoldModule):
             recompute_activations(self, checkpoint_activations or "off")
         set_formulation(self, formulation)
         self._bands: dict[str, BandLosses] = {}
-        self._trunks: Trunks | None = None
-        self._graphs: ReplayedDenoiser | None = None
         times = torch.arange(noise_schedule.timesteps)
         if snr_gated_frames:
             self.denoiser.gate_frames(noise_schedule.frame_confidence(times))
@@ -437,8 +425,7 @@ class DiffusionModule(MinifoldModule):
         tokens = self._drop_conditions(batch, epoch)
         tokens = hide(self.objective.trunk, tokens, batch, self.seed, "hidden_residues", epoch)
         draws = self._training_draws(batch, epoch)
-        step = keyed_generator(self.seed, "self_conditioning", epoch, batch_idx)
-        again = bool(torch.rand((), generator=step) < self.self_conditioning)
+        again = self_conditions(self.self_conditioning, seed=self.seed, epoch=epoch, batch_idx=batch_idx)
         recycles = self._recycles(epoch, batch_idx)
         prediction, target = self.predict_structure(batch, tokens, self.target(batch), draws, again, recycles)
         terms = self.objective(prediction, target)
@@ -449,40 +436,16 @@ class DiffusionModule(MinifoldModule):
         return total
 
     def _recycles(self, epoch: int, batch_idx: int) -> int:
-        if self.recycles == 0:
-            return 0
-        # The same on all ranks, so that none waits for another's further passes.
-        key = keyed_generator(self.seed, "recycles", epoch, batch_idx)
-        return int(torch.randint(self.recycles + 1, (), generator=key))
+        return recycles_drawn(self.recycles, seed=self.seed, epoch=epoch, batch_idx=batch_idx)
 
     def _drop_conditions(self, batch: ProteinBatch, epoch: int) -> Tensor:
-        if self.p_uncond == 0:
-            return batch.tokens
-        draws = [
-            torch.rand((), generator=keyed_generator(self.seed, "p_uncond", epoch, name))
-            for name in batch.names
-        ]
-        drop = (torch.stack(draws) < self.p_uncond).to(batch.tokens.device)
-        return torch.where(drop[:, None], null_tokens(batch.tokens), batch.tokens)
+        return conditions_dropped(batch, self.p_uncond, seed=self.seed, epoch=epoch)
 
     def _training_draws(self, batch: ProteinBatch, epoch: int) -> Draws:
-        copies = []
-        for copy in range(self.noise_draws):
-            generators = [keyed_generator(self.seed, "train", epoch, copy, name) for name in batch.names]
-            t = [torch.randint(1, self.noise_schedule.timesteps, (), generator=g) for g in generators]
-            copies.append((torch.stack(t), centered_noise(batch.residue_mask, generators)))
-        return _stack(copies, batch.tokens.device)._replace(clamped=self._clamped(batch, epoch))
-
-    def _clamped(self, batch: ProteinBatch, epoch: int) -> Tensor | None:
-        share = self.objective.fape_clamp_share
-        if share == 1:
-            return None
-        draws = [
-            torch.rand((), generator=keyed_generator(self.seed, "fape_clamp", epoch, copy, name))
-            for copy in range(self.noise_draws)
-            for name in batch.names
-        ]
-        return (torch.stack(draws) < share).to(batch.tokens.device, torch.float32)
+        return training_draws(
+            batch, self.noise_schedule, seed=self.seed, epoch=epoch, copies=self.noise_draws,
+            clamp_share=self.objective.fape_clamp_share,
+        )  # fmt: skip
 
     # --- validation ------------------------------------------------------------------------------
 
@@ -552,112 +515,8 @@ class DiffusionModule(MinifoldModule):
             self.log_dict(named_band_losses(bands.compute(), weights, f"{prefix}_band"), sync_dist=False)
 
     def _fixed_draws(self, batch: ProteinBatch) -> Draws:
-        # One timestep in each of val_draws equal bands: chains see all noise levels, epochs see the same.
-        copies = []
-        edges = torch.linspace(1, self.noise_schedule.timesteps, self.val_draws + 1).round().long().tolist()
-        for low, high in pairwise(edges):
-            generators = [keyed_generator(self.seed, "val", low, name) for name in batch.names]
-            t = [torch.randint(low, high, (), generator=g) for g in generators]
-            copies.append((torch.stack(t), centered_noise(batch.residue_mask, generators)))
-        return _stack(copies, batch.tokens.device)
-
-    # --- sampling --------------------------------------------------------------------------------
-
-    @contextmanager
-    def sharing_trunks(self) -> Iterator[Trunks]:
-        """Within it all calls of :meth:`sample` run encoder and pair stack once for each different sequence.
-
-        Weights, device and precision must stay as they are. Nested, the outermost one counts.
-        """
-        if self._trunks is not None:
-            yield self._trunks
-            return
-        self._trunks = Trunks(self._trunk)
-        try:
-            yield self._trunks
-        finally:
-            self._trunks = None
-
-    def _trunk(self, tokens: Tensor, mask: Tensor, residue_index: Tensor) -> Trunk:
-        null = self.null_condition
-        if null is not None and bool(without_residues(tokens).all()):
-            single, pair = null(mask, residue_index)
-            return Trunk(single, pair, single.new_zeros(len(single), self.encoder.d_pooled))
-        features = self.encode(tokens)
-        return Trunk(*self._known(features, tokens, mask, residue_index), features.pooled)
-
-    @torch.no_grad()
-    def sample(
-        self, batch: ProteinBatch, sampler: SamplerConfig | None = None, *, seed: int, keys: Sequence[str]
-    ) -> Denoised:
-        """Draw one structure for each sequence of ``batch``; its coordinates are not looked at.
-
-        Args:
-            batch: Sequences; only tokens, masks, residue places and bonds are read.
-            sampler: Settings; the module's own where None.
-            seed: Seed of the noise.
-            keys: One a chain: the same seed and key give the same noise in any batch.
-
-        Returns:
-            Cα positions in Å, centred, rotations, and N, C and O in their frames where the denoiser predicts them.
-        """
-        sampler = sampler or self.sampler
-        with self.sharing_trunks() as trunks:
-            known = trunks.of(batch.tokens, batch.residue_mask, batch.residue_index)
-            unconditional = None
-            if sampler.guidance != 1:
-                null = trunks.of(null_tokens(batch.tokens), batch.residue_mask, batch.residue_index)
-                unconditional = Condition(null.single, null.pair, batch.residue_mask, batch.bonded)
-        denoise = GuidedDenoiser(
-            denoiser=self._replayed() if sampler.compile == "graphs" else self.denoiser,
-            schedule=self.noise_schedule,
-            conditional=Condition(known.single, known.pair, batch.residue_mask, batch.bonded),
-            unconditional=unconditional,
-            weight=sampler.guidance,
-            space=sampler.guidance_space,
-            prepare=self.denoiser.prepare,
-        )
-        result = ddim(
-            denoise,
-            self.noise_schedule,
-            batch.residue_mask,
-            generators=[keyed_generator(seed, "sample", key) for key in keys],
-            steps=sampler.steps,
-            eta=sampler.eta,
-            self_condition=sampler.self_condition,
-        )
-        unit = predicted_unit(self.scale, self.rg_head(known.pooled, batch.residue_mask))
-        atoms = None if result.local_atoms is None else to_angstrom(result.local_atoms)
-        return Denoised(to_angstrom(result.x0, unit), result.rotation, atoms)
-
-    def _replayed(self) -> Denoiser:
-        if self.device.type != "cuda":
-            rank_zero_warn(
-                f"sampler.compile: graphs acts on a GPU alone; on {self.device.type} it changes nothing"
-            )
-            return self.denoiser
-        if self._graphs is None:
-            self._graphs = ReplayedDenoiser(self.denoiser)
-        return self._graphs
-
-    def on_predict_start(self) -> None:
-        """All batches share what is known of a length."""
-        self._trunks = Trunks(self._trunk)
-
-    def on_predict_end(self) -> None:
-        """Forget it."""
-        self._trunks = None
-
-    def predict_step(self, batch: ProteinBatch, batch_idx: int) -> Denoised:
-        """One structure for each chain of the batch."""
-        return self.sample(batch, seed=self.seed, keys=batch.names)
+        return fixed_draws(batch, self.noise_schedule, seed=self.seed, copies=self.val_draws)
 
 
 def _repeat(x: Tensor, copies: int) -> Tensor:
     return x.repeat(copies, *(1,) * (x.ndim - 1))
-
-
-def _stack(copies: list[tuple[Tensor, Tensor]], device: torch.device) -> Draws:
-    t = torch.cat([t for t, _ in copies])
-    noise = torch.cat([noise for _, noise in copies])
-    return Draws(t.to(device), noise.to(device))

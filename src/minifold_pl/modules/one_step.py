@@ -15,7 +15,8 @@ from minifold_pl.geometry.frames import ca_frames, to_global
 from minifold_pl.geometry.units import center, to_angstrom, to_model_units
 from minifold_pl.losses.objective import final_weights
 from minifold_pl.losses.reduction import PerChain
-from minifold_pl.modules.diffusion import DiffusionModule, Draws
+from minifold_pl.modules.diffusion import DiffusionModule
+from minifold_pl.modules.draws import Draws
 from minifold_pl.types import Frames, ProteinBatch, StructurePrediction, StructureTarget
 
 DASHBOARD: Final = (25, 75, 225, 475, 725, 975)
