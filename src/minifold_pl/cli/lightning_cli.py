@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from minifold_pl.callbacks.checkpoints import BestCheckpoint, ResumeCheckpoint
 from minifold_pl.callbacks.data_workers import kill_workers, notice_deaths_at_the_loader, worker_loss
 from minifold_pl.callbacks.ddim_evaluator import DDIMEvaluator
+from minifold_pl.callbacks.early_signs import EarlySigns
 from minifold_pl.callbacks.ema import EMA
 from minifold_pl.callbacks.exact_resume import ExactResume
 from minifold_pl.callbacks.gradient_tripwire import GradientTripwire
@@ -68,6 +69,7 @@ STANDARD_CALLBACKS: dict[str, type[pl.Callback]] = {
     "tripwire": GradientTripwire,
     "clipping": ModuleClipping,
     "spike": LossSpike,
+    "early_signs": EarlySigns,
     "quarantine": RecordQuarantine,
     "throughput": Throughput,
     "ddim": DDIMEvaluator,

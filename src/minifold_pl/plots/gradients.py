@@ -24,6 +24,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "loss_spike": "loss spike",
     "rolled_back": "went back to a checkpoint",
     "halted": "halted",
+    "early_sign": "early sign that it cannot learn",
 }
 """Events that are drawn, and what they are called in the figure."""
 _LIMITS: Final = (":", "-.", "--", (0, (5, 1, 1, 1, 1, 1)))

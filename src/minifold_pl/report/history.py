@@ -17,6 +17,7 @@ _FAULTS: Final = {
     "nonfinite_batch": "batches with a NaN or infinite loss or gradient, left out",
     "non_finite_weights": "saves refused because weights were not finite",
     "loss_spike": "loss spikes",
+    "early_sign": "early signs that the model cannot learn",
     "rolled_back": "returns to an older checkpoint",
     "tripwire": "modules without gradient",
     "record_quarantined": "damaged records, replaced",

@@ -16,10 +16,10 @@ from minifold_pl.run.folder import RunFolder
 
 MARKED: Final = (
     "resumed", "tripwire", "tripwire_recovered", "nonfinite_batch", "non_finite_weights", "loss_spike", "rolled_back",
-    "halted",
+    "early_sign", "halted",
 )  # fmt: skip
 """Events that stand in figures."""
-_TOLD_BY: Final = ("module", "what", "why", "reason")
+_TOLD_BY: Final = ("module", "what", "why", "check", "reason")
 _SCORES: Final[tuple[str, ...]] = (
     "ddim/tm_score", "ddim/lddt_ca", "val/class_accuracy", "val/architecture_accuracy", "val/contact_recall",
     "val/precision_long_L5",

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 HARMLESS: Final = (
     "run", "table", "throughput", "checkpoints", "best", "patience", "ddim", "hang_watch",
+    "early_signs",
     "data.num_workers", "data.pin_memory", "data.prefetch_factor", "data.persistent_workers", "data.timeout",
     "trainer.max_epochs", "trainer.min_epochs", "trainer.max_steps", "trainer.min_steps", "trainer.max_time",
     "trainer.val_check_interval", "trainer.check_val_every_n_epoch", "trainer.limit_val_batches",

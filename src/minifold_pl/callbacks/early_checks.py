@@ -1,0 +1,452 @@
+"""Cheap questions to a model that has just begun to train, and what answers mean that it cannot learn."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from minifold_pl.diffusion.draws import centered_noise, keyed_generator
+from minifold_pl.diffusion.process import add_noise
+from minifold_pl.geometry.measures import radius_of_gyration
+from minifold_pl.geometry.precision import without_autocast
+from minifold_pl.losses.objective import final_weights, weighted_total
+from minifold_pl.metrics.baselines import mirrored_truth
+from minifold_pl.metrics.bootstrap import bootstrap_interval
+from minifold_pl.metrics.rmsd import rmsd
+from minifold_pl.metrics.tm import tm_kabsch
+from minifold_pl.metrics.wiener import wiener_smoother
+from minifold_pl.modules.diffusion import DiffusionModule, Draws
+from minifold_pl.modules.one_step import OneStep, mostly_noise, one_step, structure_loss
+from minifold_pl.modules.sequence_controls import masked_tokens, shuffled_tokens
+from minifold_pl.nn.structure_denoiser import StructureDenoiser
+from minifold_pl.types import Condition, Denoised, ProteinBatch
+
+EQUIVARIANCE: Final = "equivariance"
+SAMPLER: Final = "sampler"
+FINITE: Final = "finite"
+GRADIENT: Final = "gradient"
+LOSS: Final = "loss"
+SCALE: Final = "scale"
+MIRROR: Final = "mirror"
+COLLAPSE: Final = "collapse"
+FLOOR: Final = "floor"
+SEQUENCE: Final = "sequence"
+
+_TURNED: Final = (100, 500, 900)
+"""Timesteps of 1000 at which the denoiser is given a turned chain."""
+_LITTLE: Final = 225
+"""Of 1000. x_t still shows scale and hand: a smoother that knows nothing has TM 0.60 here."""
+_MIDDLE: Final = 475
+"""Of 1000. SNR is 1 here: the smoother has TM 0.38, and a chain is still told from another."""
+_LATE: Final = (725, 975)
+"""Of 1000. Mostly noise: a good guess must come from the sequence."""
+_ORACLE_STEPS: Final = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyLimits:
+    """What counts as a sign that a model cannot learn. All are far from what models did that went on to learn."""
+
+    equivariance: float = 0.05
+    """Share of the chain's size by which the prediction of a turned chain may miss the turned prediction, where the
+    denoiser claims to turn along. Rounding gives 1e-6 to 1e-4; one residue frame fixed in space gives 0.3 and more."""
+    oracle_tm: float = 0.999
+    """TM that the sampler reaches, at the least, with a denoiser that knows the answer; it is 1 but for rounding."""
+    fall: float = 0.01
+    """Share by which the structural loss on fixed noise has fallen, at the least, ``first`` full steps after the
+    start. v15_small falls by 30 % and more in 200 steps, v13_small at a tenth of its learning rate by 10 %."""
+    scale: float = 2.0
+    """Factor by which the radius of gyration of x̂0 may differ from the truth's at t = 225, where x_t shows the size
+    to a few per cent: v15_small is at 0.8 to 1.1 from the start on."""
+    mirror: float = 0.1
+    """Share by which x̂0 at t = 225 may be nearer (RMSD) to the mirror image than to the truth. x_t shows the hand
+    there: whatever looks at it is nearer to the truth."""
+    alike: float = 0.9
+    """TM between the x̂0 of different chains at t = 475 from which on they count as one answer for all; that between
+    unrelated chains is about 0.1 at the pose of least RMSD, and must be under a half of this."""
+    gain: float = 0.01
+    """Share of the loss at t ≥ 700 that the real sequence has to gain over a shuffled one; less, and not told apart
+    from nothing, counts as not reading it."""
+
+    def __post_init__(self) -> None:
+        for name in ("equivariance", "mirror", "fall", "gain"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("oracle_tm", "alike"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a TM-score above 0 and up to 1, got {getattr(self, name)}")
+        if self.scale <= 1:
+            raise ValueError(f"scale is a factor above 1, got {self.scale}")
+
+
+class Finding(NamedTuple):
+    """An answer to one question."""
+
+    check: str
+    wrong: bool
+    told: str
+    """What was found and, where it is wrong, what it may mean."""
+    figures: dict[str, float]
+
+
+class Measured(NamedTuple):
+    """One-step estimates of some chains, from fixed noise."""
+
+    times: tuple[int, ...]
+    loss: Float[Tensor, "k b"]
+    """Structural part of the total at final weights."""
+    rmsd: Float[Tensor, "k b"]
+    """To the truth, Å. Unlike TM it means the same for short chains as for long ones."""
+    rmsd_to_mirror: Float[Tensor, "k b"]
+    floor: Float[Tensor, "k b"]
+    """RMSD of a smoother that knows no sequence."""
+    rg_ratio: Float[Tensor, "k b"]
+    alike: float
+    """Mean TM between the estimates of different chains at t = 475."""
+    alike_truth: float
+    gain: Float[Tensor, " b"]
+    """Loss with a shuffled sequence minus that with the real one, at t ≥ 700."""
+    late_loss: float
+
+
+# --- before the first step -------------------------------------------------------------------------------------------
+
+
+def turns_along(module: DiffusionModule) -> bool:
+    """Whether the denoiser claims f(Qx) = Q f(x); blending residue frames with the identity gives that up."""
+    denoiser = module.denoiser
+    return denoiser.frame_confidence is None or getattr(denoiser, "place", None) is not None
+
+
+@torch.no_grad()
+def equivariance(module: DiffusionModule, batch: ProteinBatch, limits: EarlyLimits, seed: int) -> Finding:
+    """f(Qx) against Q f(x) at t = 100, 500 and 900, each followed by a pass with its own estimate to start from."""
+    with without_autocast(batch.coords):
+        features = module.encode(batch.tokens)
+        condition = module.condition(batch, features)
+        target = module.target(batch)
+        turn = _rotation(seed).to(target.x0)
+        size = _size(target.x0, batch.residue_mask)
+        errors = []
+        for t in _scaled(module, _TURNED):
+            x_t = add_noise(target.x0, *_draws(batch, (t,), seed)[:2], module.noise_schedule)
+            straight, turned = (
+                _two_passes(module, x, t, condition) for x in (x_t, torch.einsum("ij,blj->bli", turn, x_t))
+            )
+            errors += [
+                _size(b.x0.float() - torch.einsum("ij,blj->bli", turn, a.x0.float()), batch.residue_mask)
+                / size
+                for a, b in zip(straight, turned, strict=True)
+            ]
+    # The median chain: one whose axes are drawn by lot (a chain of two residues) says nothing.
+    worst = max(float(error.median()) for error in errors)
+    wrong = not worst <= limits.equivariance
+    told = f"a turned chain is predicted {worst:.2g} of its size off the turned prediction"
+    if wrong:
+        told += ": the denoiser depends on how a chain lies in space (a fixed axis, coordinates as plain features?)"
+    return Finding(EQUIVARIANCE, wrong, told, {"equivariance_error": worst})
+
+
+@torch.no_grad()
+def sampler_wiring(module: DiffusionModule, batch: ProteinBatch, limits: EarlyLimits, seed: int) -> Finding:
+    """The module's own sampler around a denoiser that knows the answer, and looks at the noise that it is shown."""
+    target = module.target(batch)
+    oracle = _Oracle(module, target.x0, target.rotation)
+    wired = copy.copy(module)
+    wired._modules = {**module._modules, "denoiser": oracle}
+    steps = min(module.sampler.steps, _ORACLE_STEPS, module.noise_schedule.timesteps - 1)
+    settings = replace(module.sampler, steps=steps, compile="off")
+    wired._trunks = None
+    sampled = wired.sample(batch, settings, seed=seed, keys=batch.names).x0.float()
+    true = batch.ca.float()
+    if module.scale == "rg":  # the size is another head's to say, which has learned nothing yet
+        ratio = radius_of_gyration(true, batch.ca_mask) / radius_of_gyration(sampled, batch.ca_mask)
+        sampled = sampled * ratio[:, None, None]
+    tm = float(tm_kabsch(sampled, true, batch.ca_mask).mean())
+    noise = oracle.noise()
+    wrong = not tm >= limits.oracle_tm or not 0.8 <= noise <= 1.25
+    told = (
+        f"with a denoiser that knows the answer samples have TM {tm:.4f}, and {noise:.3f} times the due noise"
+    )
+    if wrong:
+        told += ": sampler, schedule or units are wired wrongly, and no training will show in samples"
+    return Finding(SAMPLER, wrong, told, {"oracle_tm": tm, "oracle_noise": noise})
+
+
+def gradients(module: DiffusionModule, batch: ProteinBatch, seed: int, *, trained: bool) -> Finding:
+    """Which parts of the model the losses reach.
+
+    Before training a part counts as reached where its parameters take part at all: output layers that begin at 0
+    send exactly nothing back. Once ``trained``, its gradient must differ from 0. A part that is reached only by terms
+    of weight 0 is left to whoever set that weight.
+    """
+    norms = _gradients(module, batch, seed, weighted=True)
+    dead = [part for part, norm in norms.items() if norm is None or (trained and norm == 0)]
+    if dead:
+        reached = _gradients(module, batch, seed, weighted=False)
+        dead = [part for part in dead if reached[part] is None or (trained and reached[part] == 0)]
+    told = f"the losses reach {', '.join(part for part in norms if part not in dead) or 'nothing'}"
+    if dead:
+        told += f", but not {', '.join(dead)}: a detached path, or a part that nothing uses"
+    figures = {f"gradient/{part}": norm for part, norm in norms.items() if norm is not None}
+    return Finding(GRADIENT, bool(dead), told, figures)
+
+
+# --- while it trains -------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def measure(module: DiffusionModule, batches: Sequence[ProteinBatch], seed: int, at_once: int) -> Measured:
+    """One step from little, middle and much noise, with the real and with a shuffled sequence.
+
+    Args:
+        module: Ready to evaluate.
+        batches: Chains with coordinates.
+        seed: Key of noise and shuffles: the same chains and seed give the same noise.
+        at_once: Noised copies in one call.
+    """
+    timesteps = module.noise_schedule.timesteps
+    times = tuple(sorted(set(_scaled(module, (_LITTLE, _MIDDLE, *_LATE)))))
+    late = mostly_noise(times, timesteps)
+    hard = [t for t, is_late in zip(times, late.tolist(), strict=True) if is_late]
+    middle = times.index(_scaled(module, (_MIDDLE,))[0])
+    found: dict[str, list[Tensor]] = {name: [] for name in ("loss", "rmsd", "mirror", "floor", "rg", "gain")}
+    guesses, truths = [], []
+    for batch in batches:
+        true, mask = batch.ca.float(), batch.ca_mask
+        step = one_step(module, batch, times, seed=seed, chains_at_once=at_once)
+        loss = structure_loss(module, step)
+        tokens = shuffled_tokens(batch, seed)
+        other = one_step(module, batch, hard, seed=seed, tokens=tokens, chains_at_once=at_once)
+        found["loss"].append(loss)
+        found["rmsd"].append(_each(step.x0, lambda x0: rmsd(x0, true, mask)))  # noqa: B023 - called at once
+        mirror = mirrored_truth(true, mask)
+        found["mirror"].append(_each(step.x0, lambda x0: rmsd(x0, mirror, mask)))  # noqa: B023
+        found["floor"].append(_floor(module, step, batch))
+        size = radius_of_gyration(true, mask)
+        found["rg"].append(_each(step.x0, lambda x0: radius_of_gyration(x0, mask) / size))  # noqa: B023
+        found["gain"].append((structure_loss(module, other) - loss[late.to(loss.device)]).mean(0))
+        guesses += list(_chains(step.x0[middle], mask))
+        truths += list(_chains(true, mask))
+    columns = {name: torch.cat(parts, -1).double().cpu() for name, parts in found.items()}
+    return Measured(
+        times, columns["loss"], columns["rmsd"], columns["mirror"], columns["floor"], columns["rg"],
+        _alike(guesses), _alike(truths), columns["gain"], float(columns["loss"][late].mean()),
+    )  # fmt: skip
+
+
+def finite_losses(found: Measured) -> Finding:
+    """The losses of all chains, at every noise level."""
+    share = float(found.loss.isfinite().double().mean())
+    told = "the losses are finite"
+    if share < 1:
+        told = f"{1 - share:.0%} of the losses on fixed noise are NaN or infinite: look at the data, or lower the rate"
+    return Finding(FINITE, share < 1, told, {"finite_losses": share})
+
+
+def fallen(found: Measured, start: float, limits: EarlyLimits) -> Finding:
+    """The loss beside that of the same chains with the same noise before the first step."""
+    now = float(found.loss.mean())
+    wrong = not now <= (1 - limits.fall) * start
+    told = f"the loss on fixed noise went from {start:.4g} at the start to {now:.4g}"
+    if wrong:
+        told += ": it does not fall. Look at the learning rate, frozen parts and the wiring of the losses"
+    return Finding(LOSS, wrong, told, {"loss": now, "loss_at_start": start})
+
+
+def right_scale(module: DiffusionModule, found: Measured, limits: EarlyLimits) -> Finding:
+    """The radius of gyration of x̂0 over the truth's, where x_t shows the size."""
+    ratio = float(found.rg_ratio[_place(module, found, _LITTLE)].mean())
+    wrong = not 1 / limits.scale <= ratio <= limits.scale
+    told = f"predictions at little noise have {ratio:.2f} times the true radius of gyration"
+    if wrong:
+        told += ": a unit is taken for another (Å and 10 Å?), or the answer has collapsed"
+    return Finding(SCALE, wrong, told, {"rg_ratio": ratio})
+
+
+def right_hand(module: DiffusionModule, found: Measured, limits: EarlyLimits) -> Finding:
+    """RMSD of x̂0 to the mirror image beside that to the truth, where x_t shows the hand."""
+    place = _place(module, found, _LITTLE)
+    to_truth, to_mirror = found.rmsd[place], found.rmsd_to_mirror[place]
+    gap = bootstrap_interval(to_mirror - (1 - limits.mirror) * to_truth)
+    wrong = gap.high < 0
+    told = (
+        f"predictions at little noise are {float(to_truth.mean()):.2f} Å from the truth, "
+        f"{float(to_mirror.mean()):.2f} Å from its mirror image"
+    )
+    if wrong:
+        told += ": the model learns mirrored chains; look at axes, dihedral signs and targets"
+    figures = {"rmsd_little": float(to_truth.mean()), "rmsd_to_mirror": float(to_mirror.mean())}
+    return Finding(MIRROR, wrong, told, figures)
+
+
+def told_apart(found: Measured, limits: EarlyLimits) -> Finding:
+    """How alike the answers for different chains are, where the noised chains are not."""
+    wrong = found.alike >= limits.alike and found.alike_truth < limits.alike / 2
+    told = f"different chains' predictions have TM {found.alike:.3f} to each other, the chains {found.alike_truth:.3f}"
+    if wrong:
+        told += ": one answer for all; the denoiser does not look at what it is given"
+    return Finding(COLLAPSE, wrong, told, {"alike": found.alike, "alike_truth": found.alike_truth})
+
+
+def above_floor(module: DiffusionModule, found: Measured) -> Finding:
+    """RMSD of x̂0 at t = 475 beside that of a smoother of noise that has learned nothing."""
+    place = _place(module, found, _MIDDLE)
+    gap = bootstrap_interval(found.rmsd[place] - found.floor[place])
+    mine, floor = float(found.rmsd[place].mean()), float(found.floor[place].mean())
+    wrong = gap.low > 0
+    told = f"at middle noise predictions are {mine:.2f} Å from the truth, a smoother that knows nothing {floor:.2f} Å"
+    if wrong:
+        told += ": the model has not learned even what a chain is; more steps, a higher rate, or a fault"
+    return Finding(FLOOR, wrong, told, {"rmsd_middle": mine, "wiener_rmsd_middle": floor})
+
+
+def reads_sequence(found: Measured, limits: EarlyLimits) -> Finding:
+    """What the real sequence of training chains gains over a shuffled one, where x_t is mostly noise."""
+    gain = bootstrap_interval(found.gain)
+    share = gain.mean / max(abs(found.late_loss), 1e-12)
+    wrong = not gain.low > 0 and not share >= limits.gain
+    told = (
+        f"at t ≥ 700 a shuffled sequence is worse than the real one by {gain.mean:.4g} ({gain.low:.2g} to "
+        f"{gain.high:.2g}) of {found.late_loss:.4g}"
+    )
+    if wrong:
+        told += (
+            ": the model does not read the sequence, not even of chains that it trains on. Look at encoder (trained or "
+            "from a checkpoint?), pair stack and labels"
+        )
+    return Finding(SEQUENCE, wrong, told, {"sequence_gain": gain.mean, "late_loss": found.late_loss})
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+class _Oracle(StructureDenoiser):
+    """Answers with the truth, and notes the variance of what was added to it."""
+
+    def __init__(self, module: DiffusionModule, x0: Tensor, rotation: Tensor) -> None:
+        super().__init__(module.noise_schedule.timesteps)
+        self.schedule, self.x0, self.rotation = module.noise_schedule, x0, rotation
+        self.seen: list[tuple[float, int]] = []
+
+    def forward(self, x_t, t, condition, previous=None, use_previous=None) -> Denoised:  # type: ignore[no-untyped-def]
+        """The truth; of both halves where guidance asks for two."""
+        copies = len(x_t) // len(self.x0)
+        x0, rotation = self.x0.repeat(copies, 1, 1), self.rotation.repeat(copies, 1, 1, 1)
+        alpha_bar = self.schedule.alpha_bar(t, torch.float64)[:, None, None]
+        rest = (x_t.double() - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
+        mask = condition.mask
+        self.seen.append((float(rest[mask].square().sum()), 3 * int(mask.sum()) - 3 * len(mask)))
+        return Denoised(x0, rotation)
+
+    def noise(self) -> float:
+        """Root mean square of the noise over what the schedule says; the mean of a chain's is taken out."""
+        squares, count = (sum(part) for part in zip(*self.seen, strict=True))
+        return float((squares / max(count, 1)) ** 0.5)
+
+
+def _two_passes(
+    module: DiffusionModule, x_t: Tensor, t: int, condition: Condition
+) -> tuple[Denoised, Denoised]:
+    times = torch.full((len(x_t),), t, device=x_t.device)
+    first = module.denoiser(x_t, times, condition)
+    return first, module.denoiser(x_t, times, condition, first)
+
+
+def _gradients(
+    module: DiffusionModule, batch: ProteinBatch, seed: int, *, weighted: bool
+) -> dict[str, float | None]:
+    """The norm of each top-level part's gradient; None where none of its parameters takes part.
+
+    It is that of the total at final weights, or of all terms that have one, each counted once.
+    """
+    draws = _draws(batch, _scaled(module, (_LITTLE, _MIDDLE, 900)), seed)
+    tokens = batch.tokens.clone()
+    tokens[:1] = masked_tokens(batch)[:1]  # what stands for no sequence is a part as well
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    with torch.enable_grad():
+        prediction, target = module.predict_structure(batch, tokens, module.target(batch), draws, True)
+        terms = module.objective(prediction, target)
+        counted = [term for term in terms.values() if term.requires_grad and bool(term.isfinite())]
+        total = weighted_total(terms, final_weights(module.loss_weights)) if weighted else sum(counted)
+        # Not backward: the gradients of the step to come are left alone.
+        found = torch.autograd.grad(total, tuple(parameters.values()), allow_unused=True)
+    parts: dict[str, list[Tensor]] = {}
+    for name, gradient in zip(parameters, found, strict=True):
+        part = parts.setdefault(name.split(".")[0], [])
+        if gradient is not None:
+            part.append(gradient.detach())
+    return {part: float(get_total_norm(many)) if many else None for part, many in parts.items()}
+
+
+def _rotation(seed: int) -> Float[Tensor, "3 3"]:
+    drawn = torch.randn(3, 3, generator=keyed_generator(seed, "early_signs", "turn"))
+    q = torch.linalg.qr(drawn).Q
+    return q * torch.linalg.det(q).sign()  # a proper one
+
+
+def _size(x: Tensor, mask: Tensor) -> Float[Tensor, " b"]:
+    """Root mean square length over the residues."""
+    return (x.square().sum(-1) * mask).sum(1).div(mask.sum(1).clamp(min=1)).sqrt()
+
+
+def _draws(batch: ProteinBatch, times: Sequence[int], seed: int) -> Draws:
+    noise = [
+        centered_noise(
+            batch.residue_mask, [keyed_generator(seed, "early_signs", t, name) for name in batch.names]
+        )
+        for t in times
+    ]
+    device = batch.tokens.device
+    t = torch.tensor(times, device=device).repeat_interleave(len(batch))
+    return Draws(t, torch.cat(noise).to(device))
+
+
+def _scaled(module: DiffusionModule, times: Sequence[int]) -> tuple[int, ...]:
+    timesteps = module.noise_schedule.timesteps
+    return tuple(min(max(round(t * timesteps / 1000), 1), timesteps - 1) for t in times)
+
+
+def _place(module: DiffusionModule, found: Measured, t: int) -> int:
+    return found.times.index(_scaled(module, (t,))[0])
+
+
+def _each(x0: Tensor, score) -> Float[Tensor, "k b"]:  # type: ignore[no-untyped-def]
+    return torch.stack([score(one) for one in x0])
+
+
+def _floor(module: DiffusionModule, step: OneStep, batch: ProteinBatch) -> Float[Tensor, "k b"]:
+    rows = []
+    for t, noised in zip(step.times, step.noised, strict=True):
+        alpha_bar = module.noise_schedule.alpha_bar(torch.full((len(batch),), t), torch.float64)
+        smooth = wiener_smoother(noised.cpu(), alpha_bar, batch.residue_mask.cpu(), step.unit)
+        rows.append(rmsd(smooth.to(noised), batch.ca.float(), batch.ca_mask))
+    return torch.stack(rows)
+
+
+def _chains(x: Tensor, mask: Tensor) -> Iterator[Float[Tensor, "l 3"]]:
+    for row, valid in zip(x.cpu(), mask.cpu(), strict=True):
+        yield row[valid]
+
+
+def _alike(chains: Sequence[Float[Tensor, "l 3"]]) -> float:
+    """Mean TM over all pairs, each cut to the shorter one's length, at the pose of least RMSD; NaN for one chain."""
+    scores = []
+    for i, one in enumerate(chains):
+        for other in chains[:i]:
+            length = min(len(one), len(other))
+            every = torch.ones(1, length, dtype=torch.bool)
+            scores.append(tm_kabsch(one[None, :length], other[None, :length], every))
+    return float(torch.cat(scores).mean()) if scores else float("nan")
+
+
+def figures(findings: Sequence[Finding]) -> Mapping[str, float]:
+    """All numbers, under the names that they are logged by."""
+    return {f"early/{name}": value for finding in findings for name, value in finding.figures.items()}
