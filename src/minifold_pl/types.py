@@ -7,7 +7,7 @@ Axis legend, used in every annotation of the project:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
@@ -80,6 +80,13 @@ class ProteinBatch:
         """Some of the chains, at the same padding."""
         return replace(self, **self._changed(lambda x: x[rows]), names=self.names[rows])
 
+    def chains(self, places: Sequence[int]) -> Self:
+        """The chains at ``places``, in that order, at the same padding."""
+        rows = torch.tensor(places, dtype=torch.long, device=self.tokens.device)
+        return replace(
+            self, **self._changed(lambda x: x[rows]), names=tuple(self.names[place] for place in places)
+        )
+
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """The batch on another device (same arguments as :meth:`torch.Tensor.to`)."""
         return replace(self, **self._changed(lambda x: x.to(*args, **kwargs)))
@@ -134,6 +141,8 @@ class Denoised(NamedTuple):
     rotation: Float[Tensor, "b l 3 3"]
     local_atoms: Float[Tensor, "b l 4 3"] | None = None
     """N, Cα, C and O seen from each residue's frame, from a denoiser with a backbone head."""
+    confidence: Float[Tensor, "b l"] | None = None
+    """Expected lDDT-Cα of each residue, 0…1, of samples from a model with a confidence head; not calibrated."""
 
 
 class Denoiser(Protocol):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from minifold_pl.metrics.lddt import lddt_ca, lddt_ca_per_residue
+from minifold_pl.metrics.lddt import kept_shares, lddt_ca, lddt_ca_per_residue
 
 
 def loop_lddt(pred, true):
@@ -63,3 +63,20 @@ def test_residue_without_neighbours_has_no_score():
     score = lddt_ca_per_residue(true, true, torch.ones(1, 3, dtype=torch.bool))
     assert score[0, :2].tolist() == [1, 1]
     assert score[0, 2].isnan()
+
+
+def test_shares_of_the_four_tolerances_are_lddt_in_their_mean(make_batch, make_walk):
+    (a, mask), (b, _) = (make_batch([make_walk(length) for length in (9, 24)]) for _ in range(2))
+    shares = kept_shares(a, b, mask, (0.5, 1, 2, 4))
+    expected = lddt_ca_per_residue(a, b, mask).nan_to_num(0.0)
+    torch.testing.assert_close(shares.mean(-1), expected)
+    assert (shares.diff(dim=-1) >= 0).all() and not shares[~mask].any()
+
+
+def test_shares_of_what_is_not_finite_are_zero(make_batch, make_walk):
+    ca, mask = make_batch([make_walk(12)])
+    broken = ca.clone()
+    broken[0, 3] = torch.nan
+    for first, second in ((broken, ca), (ca, broken)):
+        shares = kept_shares(first, second, mask, (1.0,))
+        assert shares[0, 3, 0] == 0 and shares.isfinite().all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -40,6 +42,25 @@ def lddt_ca_per_residue(
 
 
 @full_precision
+def kept_shares(
+    other: Float[Tensor, "b l 3"],
+    ca: Float[Tensor, "b l 3"],
+    mask: Bool[Tensor, "b l"],
+    tolerances: Sequence[float],
+) -> Float[Tensor, "b l k"]:
+    """Share of each residue's distances below 15 Å in ``ca`` that ``other`` keeps to each of ``tolerances`` (Å).
+
+    As in :func:`lddt_ca_per_residue`, one tolerance after the other and with neither of the two for the truth: what is
+    not finite is near nothing and keeps nothing. 0 where masked or without neighbours.
+    """
+    distance = _distances(ca)
+    error = (_distances(other) - distance).abs()
+    pair = _pairs(distance, mask)
+    kept = torch.stack([((error < tolerance) & pair).sum(-1) for tolerance in tolerances], -1)
+    return (kept / pair.sum(-1, keepdim=True).clamp(min=1)).to(ca.dtype)
+
+
+@full_precision
 def _kept(
     pred: Float[Tensor, "b l 3"], true: Float[Tensor, "b l 3"], mask: Bool[Tensor, "b l"]
 ) -> tuple[Float[Tensor, "b l"], Float[Tensor, "b l"]]:
@@ -47,12 +68,17 @@ def _kept(
     require_finite_truth(true, mask)
     distance = _distances(true)
     error = (_distances(pred) - distance).abs()
-    others = ~torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
-    pair = mask[:, :, None] & mask[:, None, :] & others & (distance < INCLUSION_RADIUS)
+    pair = _pairs(distance, mask)
     met = torch.zeros_like(error, dtype=torch.uint8)
     for tolerance in TOLERANCES:
         met += (error < tolerance) & pair
     return (met.sum(-1) / len(TOLERANCES)).to(pred.dtype), pair.sum(-1).to(pred.dtype)
+
+
+def _pairs(distance: Float[Tensor, "b l l"], mask: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l l"]:
+    """Two different valid residues that are near each other."""
+    others = ~torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+    return mask[:, :, None] & mask[:, None, :] & others & (distance < INCLUSION_RADIUS)
 
 
 def _distances(x: Float[Tensor, "b l 3"]) -> Float[Tensor, "b l l"]:

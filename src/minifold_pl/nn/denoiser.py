@@ -154,7 +154,7 @@ class IPADenoiser(StructureDenoiser):
         super().__init__(timesteps)
         if layers < 1:
             raise ValueError(f"layers={layers}: the denoiser needs at least one layer")
-        self.d_time, self.d_film = d_time, d_film
+        self.d_features, self.d_time, self.d_film = d, d_time, d_film
         if discard_rotation and backbone_head is not None:
             raise ValueError(
                 "discard_rotation rebuilds rotations from the Cα trace, and backbone_head places atoms in learned "
@@ -183,14 +183,14 @@ class IPADenoiser(StructureDenoiser):
         biases = [layer.attention.bias_from_pair(condition.pair).contiguous() for layer in self._layers()]
         return condition._replace(prepared=Prepared(self._projected(condition), tuple(biases)))
 
-    def forward(
+    def with_features(
         self,
         x_t: Float[Tensor, "b l 3"],
         t: Int[Tensor, " b"],
         condition: Condition,
         previous: Denoised | None = None,
         use_previous: Bool[Tensor, " b"] | None = None,
-    ) -> Denoised:
+    ) -> tuple[Denoised, Float[Tensor, "b l d"]]:
         """See :meth:`StructureDenoiser.forward`."""
         mask = condition.mask
         frames, displacement = self._start(x_t, t, condition, previous, use_previous)
@@ -225,7 +225,7 @@ class IPADenoiser(StructureDenoiser):
         if self.aligned:
             frames = _laid_on(frames, x_t, mask)
         atoms = None if self.backbone_head is None else self.backbone_head(single, mask)
-        return Denoised(x0=frames.translation, rotation=frames.rotation, local_atoms=atoms)
+        return Denoised(x0=frames.translation, rotation=frames.rotation, local_atoms=atoms), single
 
     def _layers(self) -> Iterator[DenoiserLayer]:
         for layer in self.layers:

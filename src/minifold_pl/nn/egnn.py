@@ -126,7 +126,7 @@ class EGNNDenoiser(StructureDenoiser):
         super().__init__(timesteps)
         if layers < 1:
             raise ValueError(f"layers={layers}: the denoiser needs at least one layer")
-        self.d_time, self.d_film = d_time, d_film
+        self.d_features, self.d_time, self.d_film = d, d_time, d_film
         self.checkpoint_activations = checkpoint_activations
         self.single = nn.Sequential(nn.Linear(d_single_in, d), nn.LayerNorm(d))
         self.time = nn.Sequential(nn.Linear(d_time, d), nn.SiLU(), nn.Linear(d, d))
@@ -139,14 +139,14 @@ class EGNNDenoiser(StructureDenoiser):
         if frame_confidence is not None:
             raise ValueError("EGNNDenoiser starts without frames: set snr_gated_frames to false")
 
-    def forward(
+    def with_features(
         self,
         x_t: Float[Tensor, "b l 3"],
         t: Int[Tensor, " b"],
         condition: Condition,
         previous: Denoised | None = None,
         use_previous: Bool[Tensor, " b"] | None = None,
-    ) -> Denoised:
+    ) -> tuple[Denoised, Float[Tensor, "b l d"]]:
         """See :meth:`StructureDenoiser.forward`."""
         mask = condition.mask
         x = self.start(keep(x_t, mask), t)
@@ -163,7 +163,7 @@ class EGNNDenoiser(StructureDenoiser):
                 layer, single, x, pair, radial, film, mask, recompute=self.checkpoint_activations
             )
         x0 = center(x, mask)
-        return Denoised(x0=x0, rotation=ca_frames(x0, mask, condition.bonded).rotation)
+        return Denoised(x0=x0, rotation=ca_frames(x0, mask, condition.bonded).rotation), single
 
 
 @full_precision

@@ -18,6 +18,8 @@ class StructureDenoiser(nn.Module):
         timesteps: length of the diffusion process; t lies below it.
     """
 
+    d_features: int
+    """Channels of the last single features."""
     frame_confidence: Tensor | None
     start_scale: Tensor | None
 
@@ -76,6 +78,17 @@ class StructureDenoiser(nn.Module):
             previous: self-conditioning estimate of the same chains, or None.
             use_previous: chains that use ``previous``; None means all.
         """
+        return self.with_features(x_t, t, condition, previous, use_previous)[0]
+
+    def with_features(
+        self,
+        x_t: Float[Tensor, "b l 3"],
+        t: Int[Tensor, " b"],
+        condition: Condition,
+        previous: Denoised | None = None,
+        use_previous: Bool[Tensor, " b"] | None = None,
+    ) -> tuple[Denoised, Float[Tensor, "b l d"]]:
+        """What :meth:`forward` answers, and the last single features, of :attr:`d_features` channels."""
         raise NotImplementedError(f"{type(self).__name__} must say how it denoises")
 
     def _check_table(self, name: str, table: Tensor | None) -> None:
