@@ -12,7 +12,7 @@ from minifold_pl.cli.main import main
 from minifold_pl.data.datamodule import write_synthetic
 from minifold_pl.data.synthetic import SyntheticConfig
 from minifold_pl.metrics.diversity import diversity
-from minifold_pl.modules import structure_sampling
+from minifold_pl.modules import sampling
 from minifold_pl.modules.sampling import SamplerConfig
 
 
@@ -24,8 +24,8 @@ def test_lesson_16_eta_reaches_the_sampler_and_collapse_shows_in_the_diversity(
     Evaluations report ``diversity`` from two samples a chain on: ``tests/callbacks/test_ddim_evaluator.py``.
     """
     if mistake:
-        sampler = structure_sampling.ddim
-        monkeypatch.setattr(structure_sampling, "ddim", lambda *a, **k: sampler(*a, **{**k, "eta": 0.0}))
+        sampler = sampling.ddim
+        monkeypatch.setattr(sampling, "ddim", lambda *a, **k: sampler(*a, **{**k, "eta": 0.0}))
     batch = diffusion.example_batch(1, 24)
     drawn = {
         eta: diffusion.sample(batch, SamplerConfig(steps=5, eta=eta), seed=0, keys=["a"]).x0
@@ -56,7 +56,7 @@ def test_lesson_17_a_figure_carries_the_settings_it_was_measured_with(
     written = save(checkpoint, tmp_path / "some.ckpt")
     write_synthetic(tmp_path / "store", SyntheticConfig(n=30, folds=5, min_length=24, max_length=32))
     if mistake:
-        monkeypatch.setattr("minifold_pl.cli.evaluate.asdict", lambda sampler: {})
+        monkeypatch.setattr(SamplerConfig, "told", lambda sampler: {})
     arguments = [str(part) for name, value in SETTINGS.items() for part in (f"--{name}", value)]
     main([
         "evaluate", "--ckpt", str(tmp_path / "some.ckpt"), "--data", str(tmp_path / "store"), "--split", "test",

@@ -276,7 +276,7 @@ class DDIMEvaluator(pl.Callback):
         ]
         settings = ", ".join(f"{name} {value}" for name, value in self._settings(trainer, module).items())
         folder = run_folder(trainer).samples / f"epoch-{trainer.current_epoch + 1:03d}"
-        remark = f"DDIM, optimizer step {trainer.global_step}, {settings}"
+        remark = f"Optimizer step {trainer.global_step}, {settings}"
         try:
             write_structures(folder, batch, written, set(), [remark])
         except OSError as error:
@@ -286,21 +286,18 @@ class DDIMEvaluator(pl.Callback):
         assert isinstance(module, DiffusionModule)
         sampler = self.sampler or module.sampler
         return {
-            "steps": sampler.steps,
-            "eta": sampler.eta,
-            "guidance": sampler.guidance,
-            "guidance_space": sampler.guidance_space,
-            "self_condition": sampler.self_condition,
+            **sampler.told(),
             "samples": self.samples,
             "seed": self.seed,
             "weights": "raw" if _averages(trainer) is None else "ema",
         }
 
     def _title(self, module: pl.LightningModule) -> str:
-        s = self._settings(module.trainer, module)
+        assert isinstance(module, DiffusionModule)
+        sampler = self.sampler or module.sampler
         return (
             f"held-out chains, epoch {self._last('epoch')}: n = {self._rows[MODEL]['tm_kabsch'].n}, "
-            f"DDIM-{s['steps']}, eta {s['eta']:g}, guidance {s['guidance']:g}, seed {s['seed']}"
+            f"{sampler.in_words()}, seed {self.seed}"
         )
 
 

@@ -6,7 +6,6 @@ import argparse
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,10 +100,12 @@ def run(args: argparse.Namespace) -> int:
         from minifold_pl.data.dataset import ChainDataset
 
         sampler = sampler_settings(module, args)
-        settings |= {**asdict(sampler), "num_samples": args.num_samples}
+        settings |= {**sampler.told(), "compile": sampler.compile, "num_samples": args.num_samples}
         sees_answer: Sequence[str] = SEES_ANSWER
         backbones = BackboneScores() if module.needs == "backbone" else None
-        dihedrals = DihedralsOfSamples(module.noise_schedule.timesteps, drawn_as(sampler, args.seed))
+        dihedrals = DihedralsOfSamples(
+            module.noise_schedule.timesteps, sampler.title, drawn_as(sampler, args.seed)
+        )
         files = StructureFiles(
             args.out, dataset, DEFAULT if args.structures is None else args.structures,
             f"Made by minifold-pl evaluate from checkpoint sha256 {checkpoint['sha256'][:16]}, seed {args.seed}.",
@@ -169,7 +170,7 @@ def run(args: argparse.Namespace) -> int:
 
 def drawn_as(sampler: SamplerConfig, seed: int) -> str:
     """How samples were drawn, as figures say it."""
-    return f"{sampler.steps} steps, η {sampler.eta:g}, guidance {sampler.guidance:g}, seed {seed}"
+    return f"{sampler.in_words()}, seed {seed}"
 
 
 def _open(path: Path) -> ChainStore:

@@ -47,10 +47,12 @@ class DihedralsOfSamples:
 
     Args:
         timesteps: Of the model's schedule.
+        sampler: Its name.
         drawn: How samples were drawn, for the figure.
     """
 
-    def __init__(self, timesteps: int, drawn: str) -> None:
+    def __init__(self, timesteps: int, sampler: str, drawn: str) -> None:
+        self._sampler = sampler
         self._wanted = ONE_STEP_TIME * timesteps / 1000
         self._time = 0
         self._drawn = drawn
@@ -103,7 +105,9 @@ class DihedralsOfSamples:
         self._pairs[kind].setdefault(name, []).append(finite_pairs(pairs))
 
     def _name(self, name: str) -> str:
-        return {SAMPLES: "DDIM samples", ONE_STEP: f"one step from t = {self._time}"}.get(name, name)
+        return {SAMPLES: f"{self._sampler} samples", ONE_STEP: f"one step from t = {self._time}"}.get(
+            name, name
+        )
 
     def _about(self, name: str) -> str:
         return {TRUTH: f"{self._chains} chains", SAMPLES: self._drawn}.get(name, "")

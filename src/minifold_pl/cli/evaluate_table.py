@@ -37,9 +37,20 @@ def show(
     """Print the tables of an evaluation; ``content`` is what its summary holds."""
     from rich.console import Console
 
+    from minifold_pl.modules.sampling import OWN_SETTINGS
+
     data, settings, checkpoint = content["data"], content["settings"], content["checkpoint"]
-    names = ("steps", "eta", "guidance", "guidance_space", "num_samples", "seed")
-    shown = ", ".join(f"{name} {settings[name]}" for name in names if name in settings)
+    names = (
+        "sampler",
+        "steps",
+        "network_calls",
+        *OWN_SETTINGS,
+        "guidance",
+        "guidance_space",
+        "num_samples",
+        "seed",
+    )
+    shown = ", ".join(f"{name} {settings[name]}" for name in names if settings.get(name) is not None)
     synthetic = "SYNTHETIC data, " if "synthetic" in data["provenance"] else ""
     title = (
         f"{synthetic}{data['split']}: n = {data['chains']} chains · {shown} · "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +37,39 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_NUMBERS = (
+    ("sigma-max", "S", "heun, euler: noise σ to begin at, in model units (80 unless configured)"),
+    ("sigma-min", "S", "heun, euler: σ before the last step (0.002 unless configured)"),
+    ("rho", "P", "heun, euler: the higher, the more of the steps are at little noise (7 unless configured)"),
+    (
+        "churn",
+        "X",
+        "heun, euler: fresh noise over all steps, S_churn; 0 (unless configured) is deterministic",
+    ),
+    ("churn-min", "S", "heun, euler: no fresh noise below this σ (0 unless configured)"),
+    ("churn-max", "S", "heun, euler: no fresh noise above this σ (no limit unless configured)"),
+    ("noise-scale", "X", "heun, euler: factor of the fresh noise (1 unless configured)"),
+    ("step-scale", "X", "euler: factor of each step but the last (1 unless configured)"),
+)
+
+
 def add_sampler_arguments(parser: argparse.ArgumentParser) -> None:
     """Settings of the sampler; those left out are the checkpoint's own."""
     group = parser.add_argument_group("sampler", "What is left out is as the checkpoint's config says.")
-    group.add_argument("--steps", type=positive, metavar="N", help="denoising steps (50 unless configured)")
     group.add_argument(
-        "--eta", type=float, metavar="X", help="fresh noise at each step, 0 to 1 (0 unless configured)"
+        "--sampler", choices=("ddim", "heun", "euler"),
+        help="ddim (unless configured), or heun or euler, second and first order, of Karras et al. 2022",
+    )  # fmt: skip
+    group.add_argument(
+        "--steps", type=positive, metavar="N",
+        help="denoising steps (50 unless configured); each calls the network once, of heun twice but for the last: "
+        "2N - 1 calls a sample",
+    )  # fmt: skip
+    group.add_argument(
+        "--eta", type=float, metavar="X", help="ddim: fresh noise at each step, 0 to 1 (0 unless configured)"
     )
+    for name, letter, text in _NUMBERS:
+        group.add_argument(f"--{name}", type=float, metavar=letter, help=text)
     group.add_argument(
         "--guidance", type=float, metavar="W", help="classifier-free guidance weight (1 unless configured)"
     )
@@ -119,17 +144,15 @@ def load_model(args: argparse.Namespace, stage: Any = None) -> tuple[Any, dict[s
 
 def sampler_settings(module: Any, args: argparse.Namespace) -> SamplerConfig:
     """The checkpoint's own sampler settings, with those of the command line put in their place."""
-    given = {
-        name: value
-        for name in ("steps", "eta", "guidance", "guidance_space", "compile")
-        if (value := getattr(args, name)) is not None
-    }
-    from minifold_pl.diffusion.samplers import sampling_timesteps
+    from minifold_pl.modules.sampling import OWN_SETTINGS
 
+    flags = {name: name for name in ("steps", *OWN_SETTINGS, "guidance", "guidance_space", "compile")}
+    flags["kind"] = "sampler"
+    given = {name: value for name, flag in flags.items() if (value := getattr(args, flag)) is not None}
     with told_to_the_user(exit_code=2):
-        sampler = replace(module.sampler, **given)
+        sampler: SamplerConfig = module.sampler.changed(**given)
         # Before the work begins: how many steps there can be is known to the schedule alone.
-        sampling_timesteps(module.noise_schedule.timesteps, sampler.steps)
+        sampler.times(module.noise_schedule)
     return sampler
 
 

@@ -59,9 +59,9 @@ def draw_ramachandran(args: argparse.Namespace) -> tuple[Figure, dict[str, Any]]
             )
     drawn = drawn_as(sampler, args.seed)
     sets = [DihedralSet(name="truth", angles=truth, told=f"{len(chains)} chains of {args.split}")]
-    sets += [DihedralSet(name="DDIM samples", angles=found[dihedrals.SAMPLES], told=drawn)]
+    sets += [DihedralSet(name=f"{sampler.title} samples", angles=found[dihedrals.SAMPLES], told=drawn)]
     sets += [DihedralSet(name=f"one step from t = {args.t}", angles=found[dihedrals.ONE_STEP])]
-    content["settings"] |= {**asdict(sampler), "t": args.t, "kind": args.kind}
+    content["settings"] |= {**sampler.told(), "t": args.t, "kind": args.kind}
     numbers = dihedral_numbers(sets, kind)
     content["sets"] = [asdict(one) for one in numbers]
     return ramachandran_figure(sets, kind, numbers=numbers, about=about(content), theme=args.theme), content

@@ -7,7 +7,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +89,8 @@ def run(args: argparse.Namespace) -> int:
         header={
             "checkpoint": checkpoint,
             "settings": {
-                **asdict(sampler),
+                **sampler.told(),
+                "compile": sampler.compile,
                 "seed": args.seed,
                 "num_samples": args.num_samples,
                 "format": args.format,

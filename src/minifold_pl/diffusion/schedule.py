@@ -63,6 +63,11 @@ class CosineSchedule:
         alpha_bar = self._alpha_bar(t)
         return (alpha_bar / (1 - alpha_bar)).to(dtype)
 
+    def sigma(self, t: Int[Tensor, "*shape"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*shape"]:
+        """√((1 − ᾱ) / ᾱ): the noise of x_t / √ᾱ = x0 + σε, 0 at t = 0."""
+        alpha_bar = self._alpha_bar(t)
+        return ((1 - alpha_bar) / alpha_bar).sqrt().to(dtype)
+
     def frame_confidence(
         self, t: Int[Tensor, "*shape"], dtype: torch.dtype = torch.float32
     ) -> Float[Tensor, "*shape"]:

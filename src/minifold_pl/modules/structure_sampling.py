@@ -13,7 +13,6 @@ from torch import Tensor
 from minifold_pl.data.tokenizer import null_tokens
 from minifold_pl.diffusion.draws import keyed_generator
 from minifold_pl.diffusion.guidance import GuidedDenoiser
-from minifold_pl.diffusion.samplers import ddim
 from minifold_pl.diffusion.schedule import CosineSchedule
 from minifold_pl.geometry.units import Scale, predicted_unit, to_angstrom
 from minifold_pl.modules.base import MinifoldModule
@@ -114,15 +113,8 @@ class StructureSampling(MinifoldModule):
             space=sampler.guidance_space,
             prepare=self.denoiser.prepare,
         )
-        result = ddim(
-            denoise,
-            self.noise_schedule,
-            batch.residue_mask,
-            generators=[keyed_generator(seed, "sample", key) for key in keys],
-            steps=sampler.steps,
-            eta=sampler.eta,
-            self_condition=sampler.self_condition,
-        )
+        generators = [keyed_generator(seed, "sample", key) for key in keys]
+        result = sampler.draw(denoise, self.noise_schedule, batch.residue_mask, generators)
         unit = predicted_unit(self.scale, self.rg_head(known.pooled, batch.residue_mask))
         atoms = None if result.local_atoms is None else to_angstrom(result.local_atoms)
         return Denoised(to_angstrom(result.x0, unit), result.rotation, atoms)

@@ -17,7 +17,10 @@ PER_CHAIN: Final = "per_chain.csv"
 RECORDS: Final = "ddim.jsonl"
 MODEL: Final = "model"
 _SEES_ANSWER: Final = ("mirrored truth", "truth")
-_SETTINGS: Final = ("steps", "eta", "guidance", "guidance_space", "num_samples", "samples", "seed", "weights")
+_SETTINGS: Final = (
+    "sampler", "steps", "network_calls", "eta", "sigma_max", "sigma_min", "rho", "churn", "churn_min", "churn_max",
+    "noise_scale", "step_scale", "guidance", "guidance_space", "num_samples", "samples", "seed", "weights",
+)  # fmt: skip
 _PARTS: Final = ("mean", "low", "high", "n")
 _LABELS: Final = {
     "tm_score": "TM-score", "tm_kabsch": "TM (least-RMSD pose)", "rmsd": "RMSD (Å)", "gdt_ts": "GDT-TS",

@@ -19,7 +19,7 @@ HARMLESS: Final = (
     "trainer.enable_checkpointing", "trainer.enable_progress_bar", "trainer.enable_model_summary",
     "trainer.enable_autolog_hparams", "trainer.accelerator", "trainer.deterministic", "trainer.benchmark",
     "trainer.detect_anomaly", "trainer.inference_mode", "trainer.default_root_dir", "trainer.model_registry",
-    "trainer.devices", "trainer.num_nodes", "model.init_args.checkpoint_activations",
+    "trainer.devices", "trainer.num_nodes", "model.init_args.sampler", "model.init_args.checkpoint_activations",
     "model.init_args.pair_stack.init_args.checkpoint_activations",
     "model.init_args.denoiser.init_args.checkpoint_activations",
 )  # fmt: skip
