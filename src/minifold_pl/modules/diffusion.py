@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,6 +16,7 @@ from minifold_pl.geometry.frames import backbone_frames, ca_frames
 from minifold_pl.geometry.units import Scale, center, to_model_units, true_unit
 from minifold_pl.losses.backbone_objective import BackboneObjective, BackboneWeights, with_backbone
 from minifold_pl.losses.ca_geometry import CLASH_THRESHOLD
+from minifold_pl.losses.confidence import ConfidenceLoss
 from minifold_pl.losses.denoising import MIN_SNR, DenoisingWeights, SNRWeighting
 from minifold_pl.losses.objective import (
     DiffusionObjective,
@@ -29,6 +31,7 @@ from minifold_pl.losses.trunk import TrunkLosses
 from minifold_pl.modules.band_losses import BandLosses, named_band_losses
 from minifold_pl.modules.base import CHECKPOINT_KEY
 from minifold_pl.modules.compiling import CompileMode, compile_blocks
+from minifold_pl.modules.confidence import CONFIDENCE, Judgement, evaluating, judge, some_chains
 from minifold_pl.modules.draws import (
     Draws,
     conditions_dropped,
@@ -38,6 +41,7 @@ from minifold_pl.modules.draws import (
     training_draws,
 )
 from minifold_pl.modules.encoder_checkpoint import load_encoder
+from minifold_pl.modules.epoch_means import EpochMeans
 from minifold_pl.modules.hidden_residues import hidden_residues, without_residues
 from minifold_pl.modules.init_from import NOWHERE, InitFrom
 from minifold_pl.modules.optim import LRSchedule, OptimizerConfig, ThreePhase
@@ -46,6 +50,7 @@ from minifold_pl.modules.sampling import SamplerConfig
 from minifold_pl.modules.structure_sampling import StructureSampling
 from minifold_pl.modules.trunk_teaching import ask, build_heads, freeze_idle_heads, hide, long_range_precision
 from minifold_pl.nn import cuequivariance
+from minifold_pl.nn.confidence import ConfidenceHead
 from minifold_pl.nn.encoder import StructureEncoder
 from minifold_pl.nn.formulation import Formulation, set_formulation
 from minifold_pl.nn.heads import DistanceHead, RgHead
@@ -102,6 +107,8 @@ class DiffusionModule(StructureSampling):
         denoising_weights: Weight of the rigid-aligned squared error of x0 and of smooth lDDT; null leaves both out.
         x0_weighting: Weight of a timestep in the former: a function of its signal-to-noise ratio, inside the term.
         trunk_losses: Losses, and weights, of heads on encoder and pair stack; null for none.
+        confidence: A head that says how right each residue of a sampled structure is (pLDDT), and what it learns from;
+            null for none. Nothing else learns from it.
         fape_clamp: Clamp of FAPE in Å; null for none.
         fape_clamp_share: Share of the noised chains whose FAPE is clamped in training, drawn chain by chain; validation
             counts each chain as clamped to this share.
@@ -146,6 +153,7 @@ class DiffusionModule(StructureSampling):
         denoising_weights: DenoisingWeights | None = None,
         x0_weighting: SNRWeighting = MIN_SNR,
         trunk_losses: TrunkLosses | None = None,
+        confidence: ConfidenceLoss | None = None,
         fape_clamp: float | None = None,
         fape_clamp_share: float = 1.0,
         clash_threshold: float = CLASH_THRESHOLD,
@@ -231,6 +239,12 @@ class DiffusionModule(StructureSampling):
         if checkpoint_activations is not None:
             recompute_activations(self, checkpoint_activations or "off")
         set_formulation(self, formulation)
+        self.confidence = confidence
+        self.confidence_head: ConfidenceHead | None = None
+        if confidence is not None:
+            replace(sampler, steps=confidence.steps).times(noise_schedule)
+            with torch.random.fork_rng(devices=[]):  # whoever draws next draws what it would without the head
+                self.confidence_head = ConfidenceHead(denoiser.d_features, confidence.bins, confidence.hidden)
         self._bands: dict[str, BandLosses] = {}
         times = torch.arange(noise_schedule.timesteps)
         if snr_gated_frames:
@@ -386,9 +400,12 @@ class DiffusionModule(StructureSampling):
         if self.trunk_heads is not None and self.objective.trunk is not None:
             trunk = ask(self.trunk_heads, self.objective.trunk, self.encoder, features, condition.pair)
         if copies > 1:
-            condition = map_tensors(lambda x: _repeat(x, copies), condition)
+            pair = condition.pair  # the largest of all: read by all copies, held once
+            condition = map_tensors(lambda x: _repeat(x, copies), condition._replace(pair=None))._replace(
+                pair=pair
+            )
             target = map_tensors(lambda x: _repeat(x, copies), target)
-            log_rg, distances = _repeat(log_rg, copies), _repeat(distances, copies)
+            log_rg = _repeat(log_rg, copies)
         target = target._replace(snr=self.noise_schedule.snr(draws.t), clamped=draws.clamped)
         x_t = add_noise(target.x0, draws.t, draws.noise, self.noise_schedule)
         previous = None
@@ -415,7 +432,11 @@ class DiffusionModule(StructureSampling):
         draws = Draws(t, torch.randn_like(target.x0))
         prediction, target = self.predict_structure(batch, batch.tokens, target, draws, False)
         terms = self.objective(prediction, target)
-        return weighted_total(terms, weights_at(self.loss_weights, 1)), terms
+        total = weighted_total(terms, weights_at(self.loss_weights, 1))
+        if self.confidence is not None:
+            terms[CONFIDENCE] = self.judged_samples(batch, "losses").loss.mean()
+            total = total + self.confidence.weight * terms[CONFIDENCE]
+        return total, terms
 
     # --- training --------------------------------------------------------------------------------
 
@@ -431,6 +452,8 @@ class DiffusionModule(StructureSampling):
         terms = self.objective(prediction, target)
         weights = weights_at(self.loss_weights, epoch + 1)
         total = weighted_total(terms, weights)
+        if self.confidence is not None:
+            total = self._with_confidence("loss", self.epoch_means, total, terms, weights, batch, epoch)
         self.log_losses("loss", total, terms, weights, len(batch))
         self.log_crops(batch)
         return total
@@ -446,6 +469,40 @@ class DiffusionModule(StructureSampling):
             batch, self.noise_schedule, seed=self.seed, epoch=epoch, copies=self.noise_draws,
             clamp_share=self.objective.fape_clamp_share,
         )  # fmt: skip
+
+    # --- confidence ------------------------------------------------------------------------------
+
+    def judged_samples(self, batch: ProteinBatch, *key: int | str) -> Judgement:
+        """How right the confidence is in structures drawn for some chains of ``batch``, by ``key`` and their names.
+
+        In evaluation mode and without a graph, but for the head.
+        """
+        assert self.confidence is not None and self.confidence_head is not None  # asked where it is there
+        sampler = replace(self.sampler, steps=self.confidence.steps, compile="off")
+        chains = some_chains(batch, self.confidence.chains, self.seed, CONFIDENCE, *key)
+        keys = ["/".join(map(str, (CONFIDENCE, *key, name))) for name in chains.names]
+        with evaluating(self):
+            with torch.no_grad():
+                drawn = self._draw(chains, sampler, self.seed, keys)
+            logits = self._judged(self.confidence_head, drawn, self.seed, keys)
+        return judge(logits, drawn.structure.x0, chains)
+
+    def _with_confidence(
+        self,
+        prefix: str,
+        means: EpochMeans,
+        total: Tensor,
+        terms: dict[str, Tensor],
+        weights: dict[str, float],
+        batch: ProteinBatch,
+        *key: int | str,
+    ) -> Tensor:
+        """The total with the loss of the confidence, which joins terms and weights; its error goes to ``means``."""
+        assert self.confidence is not None
+        judged = self.judged_samples(batch, *key)
+        terms[CONFIDENCE], weights[CONFIDENCE] = judged.loss.mean(), self.confidence.weight
+        means.add({f"{prefix}/{CONFIDENCE}_error": judged.error.mean()}, int(judged.error.counted.sum()))
+        return total + weights[CONFIDENCE] * terms[CONFIDENCE]
 
     # --- validation ------------------------------------------------------------------------------
 
@@ -481,9 +538,13 @@ class DiffusionModule(StructureSampling):
         per_chain = self.objective.per_chain(prediction, target)
         terms = {name: term.mean() for name, term in per_chain.items()}
         weights = weights_at(self.loss_weights, self.current_epoch + 1)
-        self.log_losses(prefix, weighted_total(terms, weights), terms, weights, len(batch))
-        # The total moves with its weights; this one compares across epochs.
+        # The total moves with its weights; this one compares across epochs. The confidence stays out: it says how well
+        # a model knows itself, not how good it is.
         score = weighted_total(terms, final_weights(self.loss_weights))
+        total = weighted_total(terms, weights)
+        if self.confidence is not None:
+            total = self._with_confidence(prefix, self.evaluation_means, total, terms, weights, batch, prefix)
+        self.log_losses(prefix, total, terms, weights, len(batch))
         self.evaluation_means.add({f"{prefix}/score": score}, len(batch))
         self._bands[prefix].update(draws.t, per_chain)
         said = prediction.trunk

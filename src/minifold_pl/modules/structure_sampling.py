@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -17,14 +17,26 @@ from minifold_pl.diffusion.schedule import CosineSchedule
 from minifold_pl.geometry.units import Scale, predicted_unit, to_angstrom
 from minifold_pl.modules.base import MinifoldModule
 from minifold_pl.modules.compiling import ReplayedDenoiser
+from minifold_pl.modules.confidence import confidence_logits
 from minifold_pl.modules.hidden_residues import without_residues
 from minifold_pl.modules.sampling import SamplerConfig
 from minifold_pl.modules.trunks import Trunk, Trunks
+from minifold_pl.nn.confidence import ConfidenceHead, expected_lddt
 from minifold_pl.nn.encoder import StructureEncoder
 from minifold_pl.nn.heads import RgHead
 from minifold_pl.nn.null_condition import NullCondition
 from minifold_pl.nn.structure_denoiser import StructureDenoiser
 from minifold_pl.types import Condition, Denoised, Denoiser, ProteinBatch, SequenceFeatures
+
+
+class Drawn(NamedTuple):
+    """Sampled structures, and what else is known of their chains."""
+
+    structure: Denoised
+    """Å."""
+    condition: Condition
+    unit: Tensor | None
+    """(b) Å in a model unit of each chain; None: 10."""
 
 
 class StructureSampling(MinifoldModule):
@@ -34,6 +46,8 @@ class StructureSampling(MinifoldModule):
     denoiser: StructureDenoiser
     rg_head: RgHead
     null_condition: NullCondition | None
+    confidence_head: ConfidenceHead | None
+    """Judges what is drawn."""
     noise_schedule: CosineSchedule
     scale: Scale
     sampler: SamplerConfig
@@ -84,7 +98,13 @@ class StructureSampling(MinifoldModule):
 
     @torch.no_grad()
     def sample(
-        self, batch: ProteinBatch, sampler: SamplerConfig | None = None, *, seed: int, keys: Sequence[str]
+        self,
+        batch: ProteinBatch,
+        sampler: SamplerConfig | None = None,
+        *,
+        seed: int,
+        keys: Sequence[str],
+        confidence: bool = True,
     ) -> Denoised:
         """Draw one structure for each sequence of ``batch``; its coordinates are not looked at.
 
@@ -93,21 +113,36 @@ class StructureSampling(MinifoldModule):
             sampler: Settings; the module's own where None.
             seed: Seed of the noise.
             keys: One a chain: the same seed and key give the same noise in any batch.
+            confidence: Have a confidence head judge them, where there is one: one more call of the denoiser.
 
         Returns:
             Cα positions in Å, centred, rotations, and N, C and O in their frames where the denoiser predicts them.
         """
-        sampler = sampler or self.sampler
+        drawn = self._draw(batch, sampler or self.sampler, seed, keys)
+        if not confidence or self.confidence_head is None:
+            return drawn.structure
+        expected = expected_lddt(self._judged(self.confidence_head, drawn, seed, keys))
+        return drawn.structure._replace(confidence=expected.masked_fill(~batch.residue_mask, 0.0))
+
+    def _judged(self, head: ConfidenceHead, drawn: Drawn, seed: int, keys: Sequence[str]) -> Tensor:
+        """Logits of the confidence in each residue, (b l n)."""
+        generators = [keyed_generator(seed, "confidence", key) for key in keys]
+        return confidence_logits(
+            head, self.denoiser, drawn.condition, drawn.structure.x0, drawn.unit, generators
+        )
+
+    def _draw(self, batch: ProteinBatch, sampler: SamplerConfig, seed: int, keys: Sequence[str]) -> Drawn:
         with self.sharing_trunks() as trunks:
             known = trunks.of(batch.tokens, batch.residue_mask, batch.residue_index)
             unconditional = None
             if sampler.guidance != 1:
                 null = trunks.of(null_tokens(batch.tokens), batch.residue_mask, batch.residue_index)
                 unconditional = Condition(null.single, null.pair, batch.residue_mask, batch.bonded)
+        condition = Condition(known.single, known.pair, batch.residue_mask, batch.bonded)
         denoise = GuidedDenoiser(
             denoiser=self._replayed() if sampler.compile == "graphs" else self.denoiser,
             schedule=self.noise_schedule,
-            conditional=Condition(known.single, known.pair, batch.residue_mask, batch.bonded),
+            conditional=condition,
             unconditional=unconditional,
             weight=sampler.guidance,
             space=sampler.guidance_space,
@@ -117,7 +152,8 @@ class StructureSampling(MinifoldModule):
         result = sampler.draw(denoise, self.noise_schedule, batch.residue_mask, generators)
         unit = predicted_unit(self.scale, self.rg_head(known.pooled, batch.residue_mask))
         atoms = None if result.local_atoms is None else to_angstrom(result.local_atoms)
-        return Denoised(to_angstrom(result.x0, unit), result.rotation, atoms)
+        structure = Denoised(to_angstrom(result.x0, unit), result.rotation, atoms)
+        return Drawn(structure, condition, unit)
 
     def _replayed(self) -> Denoiser:
         if self.device.type != "cuda":
