@@ -220,7 +220,7 @@ class EarlySigns(pl.Callback):
         if self._start_loss is not None:
             findings.append(early_checks.fallen(found, self._start_loss, limits))
         if self.floor_after is not None and self._taken >= self.floor_after:
-            findings.append(early_checks.above_floor(module, found))
+            findings.append(early_checks.above_floor(module, found, limits))
         if self.sequence_after is not None and self._taken >= self.sequence_after:
             findings.append(early_checks.reads_sequence(found, limits))
         return findings, float(found.loss.mean())
