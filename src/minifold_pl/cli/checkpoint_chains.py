@@ -60,6 +60,7 @@ def chains_of(args: argparse.Namespace, module: Any, content: dict[str, Any]) ->
             limit=args.chains, architectures=tuple(module.architecture_labels) or None,
             needs=module.needs,
         )  # fmt: skip
+    module.use_store(path)
     content["data"] = {
         "path": str(path),
         "provenance": dict(store.provenance),

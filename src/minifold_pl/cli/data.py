@@ -6,12 +6,12 @@ import argparse
 import time
 from typing import Any
 
-from minifold_pl.cli import data_fetch, data_merge, data_prepare, data_show, data_stats
+from minifold_pl.cli import data_embed, data_fetch, data_merge, data_prepare, data_show, data_stats
 from minifold_pl.cli.errors import UserError
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add ``data synth | fetch | prepare | merge | stats | show``."""
+    """Add ``data synth | fetch | prepare | merge | embed | stats | show``."""
     parser = subparsers.add_parser("data", help="make or inspect a store of protein chains")
     commands = parser.add_subparsers(dest="data_command", metavar="COMMAND", required=True)
 
@@ -29,7 +29,7 @@ def add_parser(subparsers: Any) -> None:
     synth.add_argument("--overwrite", action="store_true", help="replace a store that is there")
 
     synth.set_defaults(work=_synth)
-    for module in (data_fetch, data_prepare, data_merge, data_stats, data_show):
+    for module in (data_fetch, data_prepare, data_merge, data_embed, data_stats, data_show):
         module.add_parser(commands)
     parser.set_defaults(run=run)
 

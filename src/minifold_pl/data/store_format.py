@@ -8,6 +8,7 @@ A store is a folder:
 | ``index.bin`` | one column after the other, one entry a chain: :data:`COLUMNS` |
 | ``strings.bin`` | names, CATH codes and clusters, each as a 32-bit count of bytes and UTF-8 |
 | ``chains-00000.bin`` … | the chains themselves, in their order; a new shard begins after 256 MiB |
+| ``embeddings/`` | what can be made again: what language models make of the sequences |
 
 A chain's own bytes, all of it little-endian:
 
@@ -43,6 +44,9 @@ OLD_FORMAT_VERSION: Final = 1
 HEADER: Final = "store.json"
 INDEX: Final = "index.bin"
 STRINGS: Final = "strings.bin"
+EMBEDDINGS: Final = "embeddings"
+"""Folder beside the store's files for what language models make of its sequences. It is no part of the store: it may
+be removed, and is neither needed nor checked when the store is opened."""
 SHARD_BYTES: Final = 256 * 2**20
 """A new shard begins when one has this many bytes: files that copy and hash in seconds, 50 of them for a
 million chains."""

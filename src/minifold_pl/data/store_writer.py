@@ -20,6 +20,7 @@ from minifold_pl.data.packed_chain import PackedChain, pack
 from minifold_pl.data.records import SPLITS, ChainRecord
 from minifold_pl.data.store_format import (
     COLUMNS,
+    EMBEDDINGS,
     FORMAT,
     FORMAT_VERSION,
     HEADER,
@@ -258,7 +259,10 @@ class StoreWriter:
             old = self.out.with_name(f"{replaced_prefix(self.out)}{_machine()}{os.getpid()}")
             os.rename(self.out, old)
             os.rename(self._folder, self.out)
+            _hand_on_embeddings(old, self.out)
             shutil.rmtree(old)
+            return
+        _hand_on_embeddings(self._folder, self.out)  # the replaced store has the other's name now
 
     def _discard(self) -> None:
         for file in self._files.values():
@@ -306,6 +310,13 @@ def exchange(one: Path, other: Path) -> bool:
     if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
         return False
     raise OSError(code, os.strerror(code), str(other))
+
+
+def _hand_on_embeddings(old: Path, new: Path) -> None:
+    """They are found by sequence, so those of a replaced store serve the new one, too; without them it is as sound."""
+    if (old / EMBEDDINGS).is_dir():
+        with contextlib.suppress(OSError):
+            os.rename(old / EMBEDDINGS, new / EMBEDDINGS)
 
 
 def _refuse_what_is_in_the_way(out: Path, overwrite: bool) -> None:

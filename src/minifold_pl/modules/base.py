@@ -27,6 +27,7 @@ from minifold_pl.modules.optim import (
     take_rates,
 )
 from minifold_pl.modules.ranks import from_all_ranks
+from minifold_pl.nn.encoder import StructureEncoder
 from minifold_pl.types import Coordinates, ProteinBatch
 
 CHECKPOINT_KEY = "minifold_pl"
@@ -252,9 +253,18 @@ class MinifoldModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Take over the training split's label set."""
-        labels = tuple(getattr(getattr(self.trainer, "datamodule", None), "architectures", ()))
+        data = getattr(self.trainer, "datamodule", None)
+        labels = tuple(getattr(data, "architectures", ()))
         if labels and not self.architecture_labels:
             self.architecture_labels = labels
+        if (store := getattr(data, "path", None)) is not None:
+            self.use_store(store)
+
+    def use_store(self, path: Path) -> None:
+        """Tell the encoder which store the chains come from: one that keeps what it computes keeps it there."""
+        for part in self.children():
+            if isinstance(part, StructureEncoder):
+                part.use_store(path)
 
     def on_fit_start(self) -> None:
         """Take the weights that training is to begin with, where it begins."""

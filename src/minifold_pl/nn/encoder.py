@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -48,6 +49,9 @@ class StructureEncoder(nn.Module):
 
     contacts: nn.Module
     """The contact head."""
+
+    def use_store(self, path: Path) -> None:
+        """Learn which store the chains come from. An encoder that keeps nothing beside it does nothing."""
 
     def encode(self, tokens: Int[Tensor, "b n"]) -> SequenceFeatures:
         """Features of the ``n - 2`` residue places, 0 where there is no residue."""
