@@ -1,11 +1,12 @@
 """Heun's and Euler's samplers on denoisers whose right answer is known.
 
-The ground is the Gaussian case: of chains with N(0, c²) in every coordinate E[x0 | x_t] is a line, the ODE has a solution
-on paper, and the SDE has to keep a known variance. Checked to fail, put wrong one at a time in ``edm.py``: σ' in place
-of σ̂ in the first slope, σ̂ in place of σ' in the second, or the network told so; √ᾱ left out before the network; noise of
-variance (σ̂ − σ)² instead of σ̂² − σ²; the network told t where it is t̂; γ not divided by the number of steps, or not
-capped; S_noise left out; a start of half the noise; one generator for the whole batch; noise drawn at the padded length;
-estimates not centred; a long last step; another ρ; timesteps that meet, or that begin above the first.
+The ground is the Gaussian case: of chains with N(0, c²) in every coordinate E[x0 | x_t] is a line, the ODE has a
+solution on paper, and the SDE has to keep a known variance. Checked to fail, put wrong one at a time in ``edm.py``: σ'
+in place of σ̂ in the first slope, σ̂ in place of σ' in the second, or the network told so; √ᾱ left out before the
+network; noise of variance (σ̂ − σ)² instead of σ̂² − σ²; the network told t where it is t̂; γ not divided by the number
+of steps, or not capped; S_noise left out; a start of half the noise; one generator for the whole batch; noise drawn at
+the padded length; estimates not centred; a long last step; another ρ; timesteps that meet, or that begin above the
+first.
 """
 
 from __future__ import annotations
