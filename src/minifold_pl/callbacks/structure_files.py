@@ -12,6 +12,7 @@ import numpy as np
 from minifold_pl.checkpoint.atomic import atomic_write_text
 from minifold_pl.data.tokenizer import decode
 from minifold_pl.export.names import safe_file_name
+from minifold_pl.export.plddt import b_factor_remark, plddt, plddt_told
 from minifold_pl.export.structure import PredictedChain, closed_remark, pdb_text
 from minifold_pl.modules.structures import SampledChain, final_structures
 from minifold_pl.types import Denoised, ProteinBatch
@@ -52,7 +53,7 @@ def write_structures(
     taken: set[str],
     remarks: Sequence[str] = (),
 ) -> list[Path]:
-    """PDB files of a sampled batch, Cα or N, Cα, C and O, confidence 0; returns their paths.
+    """PDB files of a sampled batch, Cα or N, Cα, C and O, with the model's confidence or 0; returns their paths.
 
     Args:
         folder: Made where it is missing.
@@ -64,14 +65,18 @@ def write_structures(
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, tokens, sampled in zip(batch.names, batch.tokens.cpu(), chains, strict=True):
-        moved = sampled.ca_moved
+        moved, zeros = sampled.ca_moved, np.zeros(len(sampled.coords), dtype=np.float32)
         chain = PredictedChain(
             name=name,
             sequence=decode(tokens),
             coords=sampled.coords.numpy(),
-            confidence=np.zeros(len(sampled.coords), dtype=np.float32),
+            confidence=zeros if sampled.confidence is None else plddt(sampled.confidence.numpy()),
             title=f"predicted {'Ca trace' if moved is None else 'backbone'} of {name}",
-            remarks=remarks if moved is None else [*remarks, closed_remark(moved)],
+            remarks=[
+                *remarks,
+                *([] if moved is None else [closed_remark(moved)]),
+                *([] if sampled.confidence is None else [b_factor_remark(plddt_told(None))]),
+            ],
         )
         path = folder / f"{safe_file_name(name, taken)}.pdb"
         atomic_write_text(path, pdb_text(chain))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from minifold_pl.data.dataset import ChainDataset
     from minifold_pl.data.store import ChainStore
     from minifold_pl.metrics.bootstrap import Interval
+    from minifold_pl.metrics.calibration import CalibrationMap
     from minifold_pl.modules.sampling import SamplerConfig
 
 SUMMARY = "summary.json"
@@ -83,17 +84,22 @@ def _count(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Score, write and show."""
     store = _open(args.data)
-    refuse_overwriting(args.out, [SUMMARY, PER_CHAIN, OTHER_ROWS, FIGURES], overwrite=args.overwrite)
+    refuse_overwriting(
+        args.out, [SUMMARY, PER_CHAIN, OTHER_ROWS, FIGURES, "calibration.json"], overwrite=args.overwrite
+    )
     from minifold_pl.cli.evaluate_figures import encoder_results
 
     module, checkpoint = load_model(args)
+    module.use_store(store.path)
     settings: dict[str, Any] = {"seed": args.seed, "batch_size": args.batch_size}
     more: dict[str, Any] = {}
     arrays: dict[str, Any] = {}
+    calibration: CalibrationMap | None = None
     with told_to_the_user(exit_code=2):
         dataset = _dataset(store, args.split, module, args, limit=args.limit)
     if module.stage == "diffusion":
         from minifold_pl.cli.evaluate_backbones import BackboneScores
+        from minifold_pl.cli.evaluate_confidence import ConfidenceOfSamples
         from minifold_pl.cli.evaluate_figures import DihedralsOfSamples
         from minifold_pl.cli.evaluate_files import DEFAULT, StructureFiles
         from minifold_pl.cli.evaluate_structures import SEES_ANSWER, score_structures
@@ -103,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
         settings |= {**sampler.told(), "compile": sampler.compile, "num_samples": args.num_samples}
         sees_answer: Sequence[str] = SEES_ANSWER
         backbones = BackboneScores() if module.needs == "backbone" else None
+        confidence = ConfidenceOfSamples() if module.confidence_head is not None else None
         dihedrals = DihedralsOfSamples(
             module.noise_schedule.timesteps, sampler.title, drawn_as(sampler, args.seed)
         )
@@ -115,11 +122,15 @@ def run(args: argparse.Namespace) -> int:
             chains, scores = score_structures(
                 module, dataset, pool, sampler, seed=args.seed, num_samples=args.num_samples,
                 batch_size=args.batch_size, advance=advance, backbones=backbones, dihedrals=dihedrals, files=files,
+                confidence=confidence,
             )  # fmt: skip
         more, arrays = dihedrals.results()
         more |= files.results()
         if backbones is not None:
             more["ramachandran"] = backbones.summary()
+        if confidence is not None:
+            found, calibration = confidence.results(args.seed)
+            more |= found
     else:
         from minifold_pl.cli.evaluate_contacts import score_contacts
 
@@ -162,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
         },
         **more,
     }
-    _write(args.out, chains, scores, content, arrays)
+    _write(args.out, chains, scores, content, arrays, calibration)
     with output_told():
         show(intervals, module.stage, sees_answer, content)
     return 0
@@ -225,9 +236,11 @@ def _write(
     scores: Mapping[str, Mapping[str, Sequence[float]]],
     content: Mapping[str, Any],
     arrays: Mapping[str, Any],
+    calibration: CalibrationMap | None,
 ) -> None:
     from minifold_pl.checkpoint.atomic import atomic_write, atomic_write_text
     from minifold_pl.export.manifest import manifest_text
+    from minifold_pl.results.calibration import CALIBRATION, calibration_content
     from minifold_pl.results.figure_data import arrays_bytes
 
     model, *others = scores
@@ -242,6 +255,14 @@ def _write(
         atomic_write_text(out / OTHER_ROWS, _csv(other_rows))
         packed = arrays_bytes(arrays)
         atomic_write(out / FIGURES, partial(_put, packed))
+        if calibration is None:
+            # That of an earlier evaluation would be taken for this one's.
+            (out / CALIBRATION).unlink(missing_ok=True)
+        else:
+            parts = {name: content[name] for name in ("checkpoint", "data", "settings")}
+            counts = {name: content["confidence"][name] for name in ("chains", "residues")}
+            text = manifest_text("evaluate", calibration_content(calibration, **parts, **counts))
+            atomic_write_text(out / CALIBRATION, text)
         # Last: who finds a summary finds everything.
         atomic_write_text(out / SUMMARY, manifest_text("evaluate", content))
     except OSError as error:

@@ -20,6 +20,7 @@ from minifold_pl.data.records import ChainRecord
 from minifold_pl.export.agreement import sample_agreement
 from minifold_pl.export.names import safe_file_name
 from minifold_pl.export.observed import ObservedChain, observed_pdb_text
+from minifold_pl.export.plddt import b_factor_remark, plddt, plddt_told
 from minifold_pl.export.structure import PredictedChain, closed_remark, pdb_text
 from minifold_pl.metrics.tm_search import tm_superposition
 from minifold_pl.modules.structures import SampledChain
@@ -115,9 +116,13 @@ class StructureFiles:
                 remarks.append(f"Superposed on {TRUTHS}/{stem}.pdb for the highest TM-score.")
             if (moved := samples[k].ca_moved) is not None:
                 remarks.append(closed_remark(moved))
+            factors = (100 * agreement[k]).clamp(0, 100).numpy()
+            if (confidence := samples[k].confidence) is not None:
+                factors = plddt(confidence.numpy())
+                remarks.append(b_factor_remark(plddt_told(None)))
             chain = PredictedChain(
                 name=record.name, sequence=record.sequence, coords=coords,
-                confidence=(100 * agreement[k]).clamp(0, 100).numpy(),
+                confidence=factors,
                 title=f"{record.name}: sample {k + 1} of {len(samples)}", remarks=remarks,
             )  # fmt: skip
             files[file] = pdb_text(chain)

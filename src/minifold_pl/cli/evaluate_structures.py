@@ -13,6 +13,7 @@ from torch import Tensor
 
 from minifold_pl.callbacks.ddim_scores import x0_tm
 from minifold_pl.cli.evaluate_backbones import BackboneScores
+from minifold_pl.cli.evaluate_confidence import CONFIDENCE, ConfidenceOfSamples
 from minifold_pl.cli.evaluate_figures import DihedralsOfSamples
 from minifold_pl.cli.evaluate_files import StructureFiles
 from minifold_pl.cli.generation import draw, like_lengths, out_of_memory_told
@@ -32,6 +33,7 @@ from minifold_pl.types import ProteinBatch
 
 MODEL = "model"
 BEST = "model, best of N by agreement"
+MOST_CONFIDENT = "model, best of N by confidence"
 OTHER = "another random chain"
 BASELINES = (OTHER, comparison.CENTROID, comparison.HELIX, comparison.MIRROR, comparison.TRUTH)
 WIENER = "Wiener smoother"
@@ -40,7 +42,9 @@ WIENER = "Wiener smoother"
 Scores = dict[str, dict[str, list[float]]]
 """Row → score → one number a chain, in the order of the chains."""
 
-__all__ = ["BASELINES", "BEST", "MODEL", "OTHER", "SEES_ANSWER", "WIENER", "Scores", "score_structures"]
+__all__ = [
+    "BASELINES", "BEST", "MODEL", "MOST_CONFIDENT", "OTHER", "SEES_ANSWER", "WIENER", "Scores", "score_structures",
+]  # fmt: skip
 
 
 def score_structures(
@@ -56,6 +60,7 @@ def score_structures(
     backbones: BackboneScores | None = None,
     dihedrals: DihedralsOfSamples | None = None,
     files: StructureFiles | None = None,
+    confidence: ConfidenceOfSamples | None = None,
 ) -> tuple[list[dict[str, Any]], Scores]:
     """Sample every chain of ``dataset`` and score the samples and the baselines.
 
@@ -67,12 +72,14 @@ def score_structures(
         seed: Seed of the samples' noise, of the one-step noise and of the random chains.
         num_samples: Structures a chain. The model's scores are their means; with 2 or more there is also a
             row of the one that agrees best with the others, ``agreement`` and ``diversity`` (1 − mean
-            pairwise TM, maximised over superpositions).
+            pairwise TM, maximised over superpositions), and one of that which the model is most confident of, where it
+            has a confidence.
         batch_size: Chains at a time.
         advance: Called with the number of structures finished.
         backbones: For a module that predicts N, C and O: its scores stand beside the others, and it keeps φ and ψ.
         dihedrals: Keeps those of truth, samples and one-step guesses.
         files: Writes the samples of some chains.
+        confidence: For a module with a confidence head: compares it with what came out.
 
     Returns:
         Name, length and observed residues of each chain, and the scores. The model and the Wiener smoother, which knows
@@ -99,6 +106,10 @@ def score_structures(
             atoms = _padded([[chain.coords for chain in row] for row in drawn], batch.coords)
             moved = torch.tensor([[chain.ca_moved for chain in row] for row in drawn])
             more = backbones.of_model(batch, atoms, moved)
+        if confidence is not None:
+            says = _padded([[chain.confidence for chain in row] for row in drawn], batch.ca[..., 0])
+            clusters = [dataset.store.clusters[i] for i in dataset.indices[indices].tolist()]
+            more |= confidence.add(batch, samples, says, clusters)
         found, by_sample = _sampled_scores(batch, samples, others, known, more)
         if files is not None:
             files.add(batch.names, drawn, by_sample)
@@ -134,13 +145,16 @@ def _sampled_scores(
     agreement = torch.stack(
         [sample_agreement(samples[:, k, :length]).mean(-1) for k, length in enumerate(batch.lengths.tolist())]
     ).double()
-    best, chain = agreement.argmax(1), torch.arange(len(batch))
     rows[MODEL]["agreement"] = agreement.mean(1)
     rows[MODEL]["diversity"] = diversity(samples.transpose(0, 1), batch.residue_mask).double()
-    best_row = {name: values[best, chain] for name, values in scored[MODEL].items()}
-    best_row["agreement"] = agreement[chain, best]
+    by_sample = {**scored[MODEL], "agreement": agreement.T}
+    chosen = {BEST: agreement.argmax(1)}
+    if CONFIDENCE in by_sample:
+        chosen[MOST_CONFIDENT] = by_sample[CONFIDENCE].argmax(0)
+    chain = torch.arange(len(batch))
+    best = {row: {name: x[k, chain] for name, x in by_sample.items()} for row, k in chosen.items()}
     model = rows.pop(MODEL)
-    return {MODEL: model, BEST: best_row, **rows}, {**scored[MODEL], "agreement": agreement.T}
+    return {MODEL: model, **best, **rows}, by_sample
 
 
 def _padded(drawn: Sequence[Sequence[Tensor]], like: Tensor) -> Tensor:

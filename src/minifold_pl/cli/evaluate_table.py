@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = {
     "diffusion": (
-        "tm_score", "tm_kabsch", "rmsd", "gdt_ts", "lddt_ca", "rg_ratio", "ca_bond_share", "clashes",
+        "tm_score", "tm_kabsch", "rmsd", "gdt_ts", "lddt_ca", "confidence", "rg_ratio", "ca_bond_share", "clashes",
         "helix_content", "strand_content", "diversity",
     ),
     "contact": (
@@ -74,6 +74,10 @@ def show(
         console.print(_table(*each, intervals, sees_answer))
     if ramachandran is not None:
         console.print(evaluate_backbones.told(ramachandran))
+    if "confidence" in content:
+        from minifold_pl.cli import evaluate_confidence
+
+        console.print(evaluate_confidence.told(content["confidence"]))
     if data["longer_chains_left_out"]:
         console.print(
             f"{data['longer_chains_left_out']} chains longer than {data['max_length']} residues were left out"

@@ -26,9 +26,10 @@ from minifold_pl.cli.generation import (
     told_to_the_user,
 )
 from minifold_pl.cli.progress import progress
+from minifold_pl.cli.sample_confidence import BFactors, confidences
 
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
 
     from minifold_pl.export.fasta import SequenceRecord
     from minifold_pl.modules.structures import SampledChain
@@ -59,6 +60,16 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--num-samples", type=positive, default=1, metavar="N",
         help="structures a sequence; with 2 or more they are ranked by how far they agree (default 1)",
     )  # fmt: skip
+    parser.add_argument(
+        "--rank-by", choices=("agreement", "confidence"), default="agreement",
+        help="which of several samples is the best: that which the others agree with most (default), or that which a "
+        "model with a confidence head is most confident of",
+    )  # fmt: skip
+    parser.add_argument(
+        "--calibration", type=Path, metavar="EVALUATION",
+        help="of a model with a confidence head: folder of an evaluation of the same checkpoint (or its "
+        "calibration.json); pLDDT, in the B-factor column, is then what the confidence turned out to mean there",
+    )  # fmt: skip
     parser.add_argument("--format", choices=tuple(_EXTENSIONS), default="pdb", help="default pdb")
     parser.add_argument(
         "--backbone",
@@ -78,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
     files = _file_names(records, args)
     module, checkpoint = load_model(args, "diffusion")
     sampler = sampler_settings(module, args)
+    b_factors = BFactors.of(module, args, checkpoint, sampler)
     _refuse_lengths(records, module.max_residues)
     for record in records:
         _warn_of_unknown(record)
@@ -93,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
                 "compile": sampler.compile,
                 "seed": args.seed,
                 "num_samples": args.num_samples,
+                "rank_by": args.rank_by,
                 "format": args.format,
                 "backbone": args.backbone,
                 "batch_size": args.batch_size,
@@ -102,7 +115,8 @@ def run(args: argparse.Namespace) -> int:
             "atoms": _ATOMS[
                 "predicted" if module.needs == "backbone" else "reconstructed" if args.backbone else "ca"
             ],
-            "b_factor": _B_FACTOR[args.num_samples > 1],
+            "b_factor": b_factors.told,
+            **b_factors.manifest(),
         },
     )
     manifest.write()
@@ -117,7 +131,8 @@ def run(args: argparse.Namespace) -> int:
                 chains[i][k] = chain
                 if len(chains[i]) == args.num_samples:
                     samples = [chains[i][n] for n in range(args.num_samples)]
-                    manifest.add(i, _write(records[i], samples, files[i], args, checkpoint["sha256"]))
+                    entry = _write(records[i], samples, files[i], args, checkpoint["sha256"], b_factors)
+                    manifest.add(i, entry)
                     del chains[i]
             advance(len(work))
     manifest.finish()
@@ -129,10 +144,6 @@ _ATOMS = {
     "peptides, which moved CA by ca_moved Å",
     "reconstructed": "N, CA, C, O; N, C and O reconstructed from the CA trace, not predicted",
     "ca": "CA only",
-}
-_B_FACTOR = {
-    True: "0-100: mean lDDT-CA of the residue over the other samples (how reproducible, not how right)",
-    False: "0 throughout: one sample agrees with nothing; draw 2 or more for a confidence",
 }
 
 
@@ -197,6 +208,7 @@ def _write(
     files: Sequence[Sequence[str]],
     args: argparse.Namespace,
     sha256: str,
+    b_factors: BFactors,
 ) -> dict[str, Any]:
     """Rank the samples of one record and write their files; returns its entry of the manifest."""
     import torch
@@ -213,12 +225,16 @@ def _write(
     }
     agreement = sample_agreement(torch.stack([sample.ca for sample in samples]))
     mean = agreement.mean(-1).tolist()
+    best = confidences(samples) if args.rank_by == "confidence" else mean
     # A stable sort: equal samples keep the order in which they were drawn.
-    ranking = sorted(range(len(samples)), key=lambda k: -mean[k])
+    ranking = sorted(range(len(samples)), key=lambda k: -best[k])
+    factors, told = zip(
+        *(b_factors.of_sample(sample, agreement[k]) for k, sample in enumerate(samples)), strict=True
+    )
     try:
         texts: list[tuple[str, str]] = []
         for rank, k in enumerate(ranking, start=1):
-            chain = _chain(record, samples[k], agreement[k], rank, args, sha256)
+            chain = _chain(record, samples[k], factors[k], rank, args, sha256, b_factors.told)
             for name in files[rank - 1]:
                 texts.append((name, pdb_text(chain) if name.endswith(".pdb") else mmcif_text(chain)))
     except ValueError as error:
@@ -231,6 +247,7 @@ def _write(
             "rank": rank,
             "sample": k,
             "agreement": round(mean[k], 4) if scored else None,
+            **told[k],
             **({} if (moved := samples[k].ca_moved) is None else {"ca_moved": round(moved, 3)}),
             "files": list(files[rank - 1]),
         }
@@ -243,11 +260,13 @@ def _write(
 def _chain(
     record: SequenceRecord,
     sample: SampledChain,
-    agreement: torch.Tensor,
+    factors: np.ndarray,
     rank: int,
     args: argparse.Namespace,
     sha256: str,
+    told: str,
 ) -> Any:
+    from minifold_pl.export.plddt import b_factor_remark
     from minifold_pl.export.structure import PredictedChain, closed_remark
     from minifold_pl.geometry.backbone import backbone_from_ca
 
@@ -262,12 +281,12 @@ def _chain(
         remarks.append("N, C and O were RECONSTRUCTED from the CA trace; the model predicts CA only.")
     if sample.ca_moved is not None:
         remarks.append(closed_remark(sample.ca_moved))
-    remarks.append(f"B-factor column: {_B_FACTOR[args.num_samples > 1]}.")
+    remarks.append(b_factor_remark(told))
     return PredictedChain(
         name=record.name,
         sequence=record.sequence,
         coords=coords.numpy(),
-        confidence=(100 * agreement).clamp(0, 100).numpy(),
+        confidence=factors,
         title=f"{record.name}: {what}{ranked}",
         remarks=remarks,
     )
@@ -313,17 +332,21 @@ def _report(chains: Sequence[dict[str, Any]], args: argparse.Namespace) -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("sequence", "residues", "agreement", "file")
+    sure = any("plddt" in sample for chain in chains for sample in chain.get("samples", ()))
+    table = Table("sequence", "residues", "agreement", *(("pLDDT",) if sure else ()), "file")
     for chain in chains[:_SHOWN]:
         if "failed" in chain:
             table.add_row(
-                escape(chain["name"]), str(chain["length"]), "", f"failed: {escape(chain['failed'])}"
-            )
+                escape(chain["name"]), str(chain["length"]), "", *([""] if sure else []),
+                f"failed: {escape(chain['failed'])}",
+            )  # fmt: skip
             continue
-        best = chain["samples"][0]["agreement"]
+        first = chain["samples"][0]
+        best = first["agreement"]
         table.add_row(
-            escape(chain["name"]), str(chain["length"]), "–" if best is None else f"{best:.2f}", chain["best"]
-        )
+            escape(chain["name"]), str(chain["length"]), "–" if best is None else f"{best:.2f}",
+            *([f"{first['plddt']:.1f}"] if sure else []), chain["best"],
+        )  # fmt: skip
     console = Console()
     console.print(table)
     if len(chains) > _SHOWN:

@@ -24,6 +24,8 @@ class SampledChain(NamedTuple):
     """Å; Cα alone, or N, Cα, C and O."""
     ca_moved: float | None
     """Å, root mean square: how far Cα moved when the backbone was closed; None of a Cα trace."""
+    confidence: Float[Tensor, " l"] | None = None
+    """Expected lDDT-Cα of each residue, 0…1, as the model's confidence head has it; None of a model without one."""
 
     @property
     def ca(self) -> Float[Tensor, "l 3"]:
@@ -49,11 +51,18 @@ def final_structures(sampled: Denoised, batch: ProteinBatch) -> list[SampledChai
     atoms = predicted_atoms(sampled)
     structures = (sampled.x0.unsqueeze(2) if atoms is None else atoms).float().cpu()
     lengths = batch.lengths.tolist()
-    return [
+    chains = [
         closed(structure[:length], tokens, bonded[:length])
         for structure, tokens, bonded, length in zip(
             structures, batch.tokens, batch.bonded, lengths, strict=True
         )
+    ]
+    if sampled.confidence is None:
+        return chains
+    confidence = sampled.confidence.float().cpu()
+    return [
+        chain._replace(confidence=row[:length])
+        for chain, row, length in zip(chains, confidence, lengths, strict=True)
     ]
 
 
