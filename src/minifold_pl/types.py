@@ -127,7 +127,9 @@ class Condition(NamedTuple):
     """Everything the denoiser reads that depends neither on ``x_t`` nor on ``t``."""
 
     single: Float[Tensor, "b l d"]
-    pair: Float[Tensor, "b l l p"]
+    pair: Float[Tensor, "c l l p"]
+    """As many rows as the others, or one for every k of them: noised copies of a chain, which lie copy-major (all
+    chains, then all chains again), share theirs."""
     mask: Bool[Tensor, "b l"]
     bonded: Bool[Tensor, "b l"]
     prepared: Prepared | None = None
@@ -183,7 +185,7 @@ class StructurePrediction(NamedTuple):
     rotation: Float[Tensor, "b l 3 3"]
     log_rg: Float[Tensor, " b"]
     """Natural logarithm of the radius of gyration in Å."""
-    distance_logits: Float[Tensor, "b l l k"]
+    distance_logits: Float[Tensor, "c l l k"]
     """Logit ``k`` of the event that the Cα–Cα distance exceeds edge ``k``."""
     local_atoms: Float[Tensor, "b l 4 3"] | None = None
     """N, Cα, C and O seen from each residue's frame."""

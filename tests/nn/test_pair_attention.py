@@ -48,6 +48,25 @@ def test_pair_features_without_a_gradient_cost_none():
         assert torch.allclose(a, b, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("known_bias", [True, False])
+def test_copies_of_a_chain_that_share_pair_features_get_what_repeated_ones_give_them(known_bias):
+    """Copy-major: all chains, then all chains again."""
+    queries, keys, key_bias, _, weight, bias, pair_bias = arguments(known_bias)
+    pair = torch.randn(1, 5, 5, 6, dtype=torch.float64, requires_grad=True)
+    others = [queries, keys, key_bias, weight, bias, *([pair_bias] if known_bias else [])]
+
+    def gradients(pair, shared):
+        weights, gathered = attend_pairs(queries, keys, key_bias, shared, weight, bias, pair_bias, SCALE)
+        (weights.square().sum() + (gathered * gathered.detach().cos()).sum()).backward()
+        found = [weights, gathered, pair.grad, *(x.grad for x in others)]
+        for x in (pair, *others):
+            x.grad = None
+        return found
+
+    for a, b in zip(gradients(pair, pair), gradients(pair, pair.repeat(2, 1, 1, 1)), strict=True):
+        assert (a is None and b is None) or torch.allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_under_autocast_only_the_products_with_pairs_are_rounded(dtype):
     args = arguments(False, torch.float32)

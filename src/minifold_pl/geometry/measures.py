@@ -21,22 +21,27 @@ _FLATTEST = 1e-4
 """Smallest product of the two sines at which a dihedral is defined."""
 
 
+def length(v: Float[Tensor, "*batch"], dim: int = -1) -> Float[Tensor, "*rest"]:
+    r""":math:`\sqrt{\lVert v \rVert^2 + 10^{-10}}` of the vectors along ``dim``."""
+    return ((v * v).sum(dim) + _EPS).sqrt()
+
+
 @full_precision
 def distance(x: Float[Tensor, "*batch 3"], y: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
     r""":math:`\sqrt{\lVert x - y \rVert^2 + 10^{-10}}`; leading axes broadcast."""
-    return _length(x - y)
+    return length(x - y)
 
 
 @full_precision
 def pairwise_distances(x: Float[Tensor, "*b l 3"]) -> Float[Tensor, "*b l l"]:
     """Distance of every residue to every residue (1e-5 on the diagonal)."""
-    return _length(x.unsqueeze(-2) - x.unsqueeze(-3))
+    return length(x.unsqueeze(-2) - x.unsqueeze(-3))
 
 
 @full_precision
 def bond_lengths(ca: Float[Tensor, "*b l 3"]) -> Float[Tensor, "*b l-1"]:
     """Distance from residue i to i + 1."""
-    return _length(ca.diff(dim=-2))
+    return length(ca.diff(dim=-2))
 
 
 @full_precision
@@ -60,7 +65,7 @@ def dihedral(
     # only directions matter, and products of unit vectors neither overflow nor underflow
     b1, b2, b3 = _unit(p1 - p0), _unit(p2 - p1), _unit(p3 - p2)
     n1, n2 = torch.linalg.cross(b1, b2), torch.linalg.cross(b2, b3)
-    sine = _length(b2) * (b1 * n2).sum(-1)
+    sine = length(b2) * (b1 * n2).sum(-1)
     cosine = (n1 * n2).sum(-1)
     # sine² + cosine² = |n1|²|n2|²: the product of the squared sines of the two angles
     defined = sine**2 + cosine**2 > _FLATTEST**2
@@ -111,10 +116,6 @@ def quartet_mask(mask: Bool[Tensor, "*b l"], bonded: Bool[Tensor, "*b l"]) -> Bo
     """Residues i … i + 3 are all there, and joined."""
     triplets = triplet_mask(mask, bonded)
     return triplets[..., :-1] & triplets[..., 1:]
-
-
-def _length(v: Tensor) -> Tensor:
-    return ((v * v).sum(-1) + _EPS).sqrt()
 
 
 def _unit(v: Tensor) -> Tensor:

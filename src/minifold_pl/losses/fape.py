@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from minifold_pl.geometry.frames import to_local
-from minifold_pl.geometry.measures import distance
+from minifold_pl.geometry.measures import length
 from minifold_pl.geometry.precision import full_precision
 from minifold_pl.geometry.units import length_beside
 from minifold_pl.losses.reduction import PerChain, chain_mean, zero_masked
@@ -45,9 +44,9 @@ def fape_per_chain(
     """
     _check_length("clamp", clamp)
     _check_length("length_scale", length_scale)
-    error = distance(
-        _seen_from_every_frame(pred, pred_points, frame_mask, point_mask),
-        _seen_from_every_frame(true, true_points, frame_mask, point_mask),
+    error = _errors(
+        *_masked(pred, pred_points, frame_mask, point_mask),
+        *_masked(true, true_points, frame_mask, point_mask),
     )
 
     def mean(error: Tensor) -> PerChain:
@@ -89,11 +88,25 @@ def fape(
     ).mean()
 
 
-def _seen_from_every_frame(frames: Frames, points: Tensor, frame_mask: Tensor, point_mask: Tensor) -> Tensor:
-    rotation = zero_masked(frames.rotation, frame_mask)
-    translation = zero_masked(frames.translation, frame_mask)
-    each = Frames(rotation.unsqueeze(2), translation.unsqueeze(2))
-    return to_local(each, zero_masked(points, point_mask).unsqueeze(1))
+def _masked(
+    frames: Frames, points: Tensor, frame_mask: Tensor, point_mask: Tensor
+) -> tuple[Frames, Float[Tensor, "b j 3"]]:
+    known = Frames(zero_masked(frames.rotation, frame_mask), zero_masked(frames.translation, frame_mask))
+    return known, zero_masked(points, point_mask)
+
+
+def _errors(pred: Frames, pred_points: Tensor, true: Frames, true_points: Tensor) -> Float[Tensor, "b i j"]:
+    """Distance of every point, seen from every frame, to where it ought to be.
+
+    Both views and their difference in one product: the coordinates of every pair, the largest tensor here, are written
+    once.
+    """
+    turns = torch.cat((pred.rotation.mT, -true.rotation.mT), dim=-1)
+    points = torch.cat((pred_points, true_points), dim=-1)
+    origins = torch.cat((pred.translation, true.translation), dim=-1)
+    shift = torch.einsum("bidx,bix->bid", turns, origins)
+    apart = torch.baddbmm(-shift.flatten(1).unsqueeze(-1), turns.flatten(1, 2), points.mT)
+    return length(apart.unflatten(1, (-1, 3)), dim=2)
 
 
 def _check_length(name: str, value: float | None) -> None:

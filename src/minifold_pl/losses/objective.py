@@ -219,8 +219,6 @@ class DiffusionObjective:
         clash, clash_unit = self.clash_threshold, unit
         if self.clash_unit == "model":
             clash, clash_unit = to_angstrom(clash), None
-        aux = ordinal_distance_per_chain if self.distance_head == "ordinal" else distogram_per_chain
-        edges = distance_edges(self.distance_bins, self.distance_first, self.distance_last)
         terms = {
             "fape": fape_per_chain(
                 Frames(prediction.rotation, x0),
@@ -240,7 +238,7 @@ class DiffusionObjective:
             "chirality": chirality_per_chain(x0, true, mask, bonded),
             "angle": bond_angle_per_chain(x0, true, mask, bonded),
             "rg": log_rg_per_chain(prediction.log_rg, true_angstrom, mask),
-            "aux": aux(prediction.distance_logits, true_angstrom, mask, edges),
+            "aux": self._aux(prediction.distance_logits, true_angstrom, mask),
             "clash": clash_per_chain(
                 x0,
                 mask,
@@ -255,6 +253,14 @@ class DiffusionObjective:
         if self.trunk is not None and prediction.trunk is not None:
             terms |= self.trunk.per_chain(prediction.trunk, target)
         return terms
+
+    def _aux(self, logits: Tensor, true_angstrom: Tensor, mask: Tensor) -> PerChain:
+        """The head reads sequences alone: once for all noised copies of a chain."""
+        entropy = ordinal_distance_per_chain if self.distance_head == "ordinal" else distogram_per_chain
+        edges = distance_edges(self.distance_bins, self.distance_first, self.distance_last)
+        once = entropy(logits, true_angstrom[: len(logits)], mask[: len(logits)], edges)
+        copies = len(mask) // len(logits)
+        return PerChain(once.value.repeat(copies), once.counted.repeat(copies))
 
     def _denoising(self, x0: Tensor, target: StructureTarget) -> dict[str, PerChain]:
         if target.snr is None:

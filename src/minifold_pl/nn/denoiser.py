@@ -18,6 +18,7 @@ from minifold_pl.nn.embeddings import sinusoids
 from minifold_pl.nn.ipa import FrameUpdate, InvariantPointAttention
 from minifold_pl.nn.linear import residual_linear
 from minifold_pl.nn.masking import keep
+from minifold_pl.nn.pair_attention import repeat_rows
 from minifold_pl.nn.recompute import run_block
 from minifold_pl.nn.structure_denoiser import TIME_SCALE, StructureDenoiser
 from minifold_pl.nn.transition import Transition
@@ -65,7 +66,7 @@ class DenoiserLayer(nn.Module):
         self,
         single: Float[Tensor, "b l d"],
         frames: Frames,
-        pair: Float[Tensor, "b l l p"],
+        pair: Float[Tensor, "c l l p"],
         time: Float[Tensor, "b f"],
         mask: Bool[Tensor, "b l"],
         pair_bias: Float[Tensor, "b h i j"] | None = None,
@@ -78,7 +79,7 @@ class DenoiserLayer(nn.Module):
         if distance_bias is not None:
             if pair_bias is None:
                 pair_bias = self.attention.bias_from_pair(pair)
-            pair_bias = pair_bias + distance_bias
+            pair_bias = repeat_rows(pair_bias, len(distance_bias)) + distance_bias
         scale, shift = rearrange(self.film(time), "b (two d) -> two b 1 d", two=2)
         modulated = self.norm(single) * (1 + scale) + shift
         single = single + self.attention(modulated, pair, frames, mask, pair_bias)
@@ -124,6 +125,8 @@ class IPADenoiser(StructureDenoiser):
         aligned: turn and shift each prediction, as a whole, to where it lies best on x_t. A loss that superposes does
             not teach how the chain lies, and a sampler's next step needs it.
         distance_bias: let the pair distances of x_t, and of the previous estimate, bias each layer's attention.
+        distance_basis: basis functions of these distances.
+        distance_hidden: channels of the hidden layer behind them; at small width the costliest of the pairs.
         backbone_head: places N, C and O in the predicted frames, which are then those of N, Cα and C (v14); none
             leaves a model of Cα alone.
     """
@@ -149,6 +152,8 @@ class IPADenoiser(StructureDenoiser):
         chain_frame: bool = False,
         aligned: bool = False,
         distance_bias: bool = False,
+        distance_basis: int = 24,
+        distance_hidden: int = 64,
         backbone_head: BackboneAtomHead | None = None,
     ) -> None:
         super().__init__(timesteps)
@@ -174,7 +179,9 @@ class IPADenoiser(StructureDenoiser):
         self.place = nn.Linear(6, d, bias=False) if chain_frame else None
         if self.place is not None:
             nn.init.zeros_(self.place.weight)
-        self.distance_bias = DistanceBias(layers, heads, d_film) if distance_bias else None
+        self.distance_bias = (
+            DistanceBias(layers, heads, d_film, distance_basis, distance_hidden) if distance_bias else None
+        )
         self.backbone_head = backbone_head
         self.gate_frames(frame_confidence)
 

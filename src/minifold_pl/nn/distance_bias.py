@@ -70,7 +70,10 @@ class DistanceBias(nn.Module):
         return rearrange(self.out(self.activation(hidden)), "b i j (n h) -> n b h i j", n=self.layers)
 
     @full_precision
+    @torch.no_grad()
     def _basis(self, x: Float[Tensor, "b l 3"]) -> Float[Tensor, "b i j k"]:
+        """In place, as it is large: positions that are given have no gradient."""
         spacing = FARTHEST / (self.basis - 1)
-        middles = torch.arange(self.basis, device=x.device, dtype=x.dtype) * spacing
-        return torch.exp(-0.5 * ((pairwise_distances(x).unsqueeze(-1) - middles) / spacing).square())
+        middles = torch.arange(self.basis, device=x.device, dtype=x.dtype)
+        apart = (pairwise_distances(x) / spacing).unsqueeze(-1) - middles
+        return apart.square_().mul_(-0.5).exp_()

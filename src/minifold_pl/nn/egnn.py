@@ -15,6 +15,7 @@ from minifold_pl.geometry.units import center
 from minifold_pl.nn.embeddings import sinusoids
 from minifold_pl.nn.linear import residual_linear
 from minifold_pl.nn.masking import keep, pair_mask
+from minifold_pl.nn.pair_attention import repeat_rows
 from minifold_pl.nn.recompute import run_block
 from minifold_pl.nn.structure_denoiser import TIME_SCALE, StructureDenoiser
 from minifold_pl.types import Condition, Denoised
@@ -157,7 +158,7 @@ class EGNNDenoiser(StructureDenoiser):
         single = self.single(keep(condition.single, mask))
         single = (single + self.time(sinusoids(time.unsqueeze(-1), self.d_time))).to(x.dtype)
         film = sinusoids(time, self.d_film)
-        pair = keep(condition.pair, pair_mask(mask))
+        pair = keep(repeat_rows(condition.pair, len(mask)), pair_mask(mask))
         for layer in self.layers:
             single, x = run_block(
                 layer, single, x, pair, radial, film, mask, recompute=self.checkpoint_activations

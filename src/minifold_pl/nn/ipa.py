@@ -16,7 +16,7 @@ from minifold_pl.geometry.precision import full_precision
 from minifold_pl.nn.formulation import Formulated
 from minifold_pl.nn.linear import residual_linear
 from minifold_pl.nn.masking import keep
-from minifold_pl.nn.pair_attention import attend_pairs
+from minifold_pl.nn.pair_attention import attend_pairs, repeat_rows
 from minifold_pl.nn.textbook.frame_update import apply_update
 from minifold_pl.nn.textbook.ipa import invariant_point_attention
 from minifold_pl.types import Frames
@@ -86,7 +86,7 @@ class InvariantPointAttention(Formulated):
     def forward(
         self,
         single: Float[Tensor, "b l d"],
-        pair: Float[Tensor, "b l l p"],
+        pair: Float[Tensor, "c l l p"],
         frames: Frames,
         mask: Bool[Tensor, "b l"],
         pair_bias: Float[Tensor, "b h i j"] | None = None,
@@ -94,9 +94,11 @@ class InvariantPointAttention(Formulated):
         """Residual delta of ``single``; masked residues are never attended to, and get 0.
 
         Masked rows of ``frames`` must be finite. ``pair_bias`` is what :meth:`bias_from_pair` made of ``pair``, for
-        callers that come back with the same ``pair``; None computes it here.
+        callers that come back with the same ``pair``; None computes it here. ``pair`` may have fewer rows, see
+        :func:`~minifold_pl.nn.pair_attention.attend_pairs`.
         """
         if self.formulation == "textbook":
+            pair = repeat_rows(pair, len(single))
             bias = self.bias_from_pair(pair) if pair_bias is None else pair_bias
             return invariant_point_attention(self, single, pair, frames, mask, bias)
         placed = self._place(self.scalars(single), self.points(single), frames, mask)
