@@ -200,3 +200,24 @@ def test_an_evaluation_without_a_head_leaves_no_calibration_of_another(
     assert main(["evaluate", *given, "--limit", "2", "--overwrite"]) == 0
     assert not (out / CALIBRATION).exists()
     assert "confidence" not in json.loads((out / "summary.json").read_text())
+
+
+def test_the_figure_has_the_numbers_of_the_summary(evaluated: Evaluated, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    changed = json.loads(json.dumps(evaluated.summary))
+    changed["confidence"]["raw"]["calibration_error"] = 0.24681
+    (tmp_path / "summary.json").write_text(json.dumps(changed))
+    out, numbers = tmp_path / "r.svg", tmp_path / "r.json"
+    assert main(["plot", "reliability", str(tmp_path), "--out", str(out), "--json", str(numbers)]) == 0
+    assert "as the model says it: calibration error 0.247" in out.read_text()
+    assert json.loads(numbers.read_text())["confidence"]["raw"] == changed["confidence"]["raw"]
+
+
+def test_a_figure_of_a_model_without_a_head_is_refused_in_a_line(
+    evaluated: Evaluated, tmp_path: Path, told: Callable[[], str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    left = {name: part for name, part in evaluated.summary.items() if name != "confidence"}
+    (tmp_path / "summary.json").write_text(json.dumps(left))
+    assert main(["plot", "reliability", str(tmp_path), "--out", str(tmp_path / "r.png")]) == 1
+    assert "no confidence head" in told()

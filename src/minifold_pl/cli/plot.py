@@ -70,6 +70,12 @@ _KINDS: dict[str, tuple[str, str, str]] = {
         "each labelling. Takes checkpoints of either stage.",
         "minifold-pl plot embedding runs/contact --split test",
     ),
+    "reliability": (
+        "does a model's confidence in its samples mean what it says",
+        "Mean lDDT-Cα of the residues that are given each confidence, as the model says it and calibrated on other "
+        "chains, with the calibration errors, from the folder of an evaluation. For models with a confidence head.",
+        "minifold-pl plot reliability evaluation --out reliability.svg",
+    ),
     "structure": (
         "samples superposed on their truths",
         "The newest samples of a run, or structure files of a folder, on the chains of its data set; or one structure "
@@ -155,6 +161,10 @@ def _add_contacts(parser: argparse.ArgumentParser) -> None:
 def _add_embedding(parser: argparse.ArgumentParser) -> None:
     _add_checkpoint(parser, chains=None)
     parser.add_argument("--seed", type=int, default=0, help="seed of selection and UMAP (default 0)")
+
+
+def _add_reliability(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("evaluation", metavar="EVALUATION", type=Path, help="folder of an `evaluate`")
 
 
 def _add_structure(parser: argparse.ArgumentParser) -> None:
@@ -302,6 +312,7 @@ def named(paths: Sequence[Path], names: Sequence[str] | None) -> list[str]:
 
 _ADD = {
     "losses": _add_losses, "gradients": _add_gradients, "xt": _add_xt, "ramachandran": _add_ramachandran,
-    "contacts": _add_contacts, "embedding": _add_embedding, "structure": _add_structure,
+    "contacts": _add_contacts, "embedding": _add_embedding, "reliability": _add_reliability,
+    "structure": _add_structure,
 }  # fmt: skip
 _DRAW = {kind: _drawing(f"draw_{kind}") for kind in _KINDS}

@@ -16,8 +16,9 @@ from minifold_pl.plots.curves import RunCurves
 from minifold_pl.plots.gradients import CosineTable, cosine_table, gradient_figure
 from minifold_pl.plots.losses import loss_figure
 from minifold_pl.plots.one_step import OneStepCurve, one_step_figure
+from minifold_pl.plots.reliability import reliability_figure
 from minifold_pl.results.damage import damage
-from minifold_pl.results.figure_data import is_evaluation
+from minifold_pl.results.figure_data import CONFIDENCE, FigureData, is_evaluation
 from minifold_pl.results.one_step import read_one_step
 from minifold_pl.results.run_curves import read_curves
 from minifold_pl.run.folder import RunFolder
@@ -71,6 +72,14 @@ def draw_gradients(args: argparse.Namespace) -> tuple[Figure, dict[str, Any]]:
     if table is not None:
         numbers["cosines"] = {"terms": list(table.terms), "matrix": table.cosines.tolist()}
     return gradient_figure(run, table, theme=args.theme), numbers
+
+
+def draw_reliability(args: argparse.Namespace) -> tuple[Figure, dict[str, Any]]:
+    """The figure, and its numbers."""
+    data = FigureData(args.evaluation)
+    sets = data.reliability()
+    content = {"evaluation": str(data.folder), "confidence": data.summary[CONFIDENCE]}
+    return reliability_figure(sets, about=data.about, theme=args.theme), content
 
 
 def draw_xt(args: argparse.Namespace) -> tuple[Figure, dict[str, Any]]:

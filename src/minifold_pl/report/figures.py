@@ -17,6 +17,7 @@ from minifold_pl.plots.gradients import gradient_figure
 from minifold_pl.plots.losses import loss_figure
 from minifold_pl.plots.one_step import one_step_figure
 from minifold_pl.plots.ramachandran import PSEUDO, DihedralSet, ramachandran_figure
+from minifold_pl.plots.reliability import reliability_figure
 from minifold_pl.plots.style import ThemeName, picture
 from minifold_pl.report.structures import Chain
 from minifold_pl.results.figure_data import SUMMARY, FigureData, NoFigureData
@@ -64,7 +65,8 @@ def pictures(folder: RunFolder | None, evaluations: Sequence[Path], chains: Sequ
     drawings = [] if folder is None else [*_of_run(folder)]
     places = [*evaluations, *([] if folder is None else [folder.path])]
     dihedrals = [*_dihedrals_of_evaluation(evaluations)] or [*_dihedrals(chains)]
-    return [drawn(drawing) for drawing in [*drawings, *_one_step(places), *dihedrals]]
+    more = [*_one_step(places), *dihedrals, *_reliability(evaluations)]
+    return [drawn(drawing) for drawing in [*drawings, *more]]
 
 
 def _one_step(places: Sequence[Path]) -> Iterator[Drawing]:
@@ -93,6 +95,24 @@ def _dihedrals_of_evaluation(evaluations: Sequence[Path]) -> Iterator[Drawing]:
             if drawings:
                 yield from drawings
                 return
+
+
+def _reliability(evaluations: Sequence[Path]) -> Iterator[Drawing]:
+    """Of the first evaluation whose model has a confidence."""
+    for place in evaluations:
+        with contextlib.suppress(NoFigureData):
+            yield _reliability_drawing(FigureData(place))
+            return
+
+
+def _reliability_drawing(data: FigureData) -> Drawing:
+    sets = data.reliability()
+    return Drawing(
+        name="reliability",
+        title="Reliability of the confidence",
+        caption=f"Mean lDDT-Cα of the residues that are given each confidence. Numbers from {data.folder / SUMMARY}.",
+        draw=lambda theme: reliability_figure(sets, about=data.about, theme=theme),
+    )
 
 
 def _dihedral_drawing(data: FigureData, kind: str) -> Drawing:

@@ -33,7 +33,7 @@ _LABELS: Final = {
     "contact_recall": "Contact recall", "class_accuracy": "Class accuracy",
     "architecture_accuracy": "Architecture accuracy", "length": "Residues", "observed": "Observed", "name": "Chain",
     "structures": "Structures",
-    "agreement": "Agreement", "diversity": "Diversity",
+    "agreement": "Agreement", "diversity": "Diversity", "confidence": "Confidence",
 }  # fmt: skip
 _HEADLINES: Final = (
     ("tm_score", "lddt_ca", "gdt_ts", "rmsd"),

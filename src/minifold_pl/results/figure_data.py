@@ -17,15 +17,18 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Bool, Float
 
+from minifold_pl.metrics.calibration import ReliabilityBin
 from minifold_pl.plots.contacts import ContactPanel
 from minifold_pl.plots.embedding import Labelling
 from minifold_pl.plots.ramachandran import DihedralNumbers, DihedralSet
+from minifold_pl.plots.reliability import ReliabilitySet
 
 SUMMARY: Final = "summary.json"
 ARRAYS: Final = "figures.npz"
 DIHEDRALS: Final = "dihedrals"
 EMBEDDING: Final = "embedding"
 CONTACTS: Final = "contact_maps"
+CONFIDENCE: Final = "confidence"
 """Their parts of ``summary.json``."""
 CLASS: Final = "CATH class"
 ARCHITECTURE: Final = "architecture"
@@ -133,6 +136,29 @@ class FigureData:
         ]
         first, second = told["explained"]
         return EmbeddingData(vectors=vectors, labellings=tuple(labellings), explained=(first, second))
+
+    def reliability(self) -> list[ReliabilitySet]:
+        """The confidence as the model says it, and calibrated on other chains where there were any.
+
+        Raises:
+            NoFigureData: It was not measured: the model has no confidence head.
+        """
+        told = self.summary.get(CONFIDENCE)
+        if not told:
+            raise NoFigureData(
+                f"{self.folder / SUMMARY} holds no confidence: its model has no confidence head "
+                "(model.init_args.confidence)"
+            )
+        names = {"raw": "as the model says it", "calibrated": "calibrated on other chains"}
+        return [
+            ReliabilitySet(
+                name=name, table=[ReliabilityBin(**one) for one in told[part]["table"]],
+                calibration_error=_number(told[part]["calibration_error"]),
+                mean_absolute_error=_number(told[part]["mean_absolute_error"]),
+            )
+            for part, name in names.items()
+            if told.get(part)
+        ]  # fmt: skip
 
     def contact_panels(self, names: Sequence[str] = ()) -> list[ContactPanel]:
         """The maps of some chains, as drawn beside their truth.
