@@ -89,8 +89,8 @@ def test_an_evaluation_holds_the_table_and_every_number_follows_from_it(evaluate
     told = evaluated.summary["confidence"]
     for part in ("raw", "calibrated"):
         table = told[part]["table"]
-        assert sum(one["count"] for one in table) == told["residues"] == 2 * _observed(evaluated)
-        gap = sum(one["count"] * abs(one["predicted"] - one["real"]) for one in table) / told["residues"]
+        assert sum(one["n"] for one in table) == told["residues"] == 2 * _observed(evaluated)
+        gap = sum(one["n"] * abs(one["predicted"] - one["real"]) for one in table) / told["residues"]
         assert gap == pytest.approx(told[part]["calibration_error"], abs=1e-5)
         assert all(one["low"] <= one["predicted"] <= one["high"] + 1e-9 for one in table)
     assert told["chains"] == 6

@@ -31,7 +31,7 @@ def test_a_calibrated_confidence_has_hardly_any_error_and_a_shuffled_one_has():
 
 def test_the_table_is_worked_out_by_hand():
     table = reliability(np.array([0.02, 0.08, 0.55, 1.0]), np.array([0.0, 0.2, 0.5, 0.9]))
-    assert [(round(one.low, 1), one.count) for one in table] == [(0.0, 2), (0.5, 1), (0.9, 1)]
+    assert [(round(one.low, 1), one.n) for one in table] == [(0.0, 2), (0.5, 1), (0.9, 1)]
     assert table[0].predicted == pytest.approx(0.05) and table[0].real == pytest.approx(0.1)
     assert calibration_error(table) == pytest.approx((2 * 0.05 + 0.05 + 0.1) / 4)
     assert math.isnan(calibration_error(reliability(np.zeros(0), np.zeros(0))))

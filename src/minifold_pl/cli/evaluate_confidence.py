@@ -119,7 +119,7 @@ def _told(predicted: np.ndarray, real: np.ndarray) -> dict[str, Any]:
 
 
 def _rounded(one: ReliabilityBin) -> dict[str, float]:
-    return {name: value if name == "count" else round(value, _ROUND) for name, value in one._asdict().items()}
+    return {name: value if name == "n" else round(value, _ROUND) for name, value in one._asdict().items()}
 
 
 def _chain_means(values: np.ndarray, chain: np.ndarray) -> np.ndarray:

@@ -29,6 +29,7 @@ from minifold_pl.metrics.tm import tm_kabsch
 from minifold_pl.metrics.wiener import wiener_smoother
 from minifold_pl.modules.one_step import dashboard_times, one_step
 from minifold_pl.modules.sampling import SamplerConfig
+from minifold_pl.modules.structures import SampledChain
 from minifold_pl.types import ProteinBatch
 
 MODEL = "model"
@@ -107,7 +108,7 @@ def score_structures(
             moved = torch.tensor([[chain.ca_moved for chain in row] for row in drawn])
             more = backbones.of_model(batch, atoms, moved)
         if confidence is not None:
-            says = _padded([[chain.confidence for chain in row] for row in drawn], batch.ca[..., 0])
+            says = _padded([[_confidence(chain) for chain in row] for row in drawn], batch.ca[..., 0])
             clusters = [dataset.store.clusters[i] for i in dataset.indices[indices].tolist()]
             more |= confidence.add(batch, samples, says, clusters)
         found, by_sample = _sampled_scores(batch, samples, others, known, more)
@@ -164,6 +165,11 @@ def _padded(drawn: Sequence[Sequence[Tensor]], like: Tensor) -> Tensor:
         for row, chain in zip(rows, chains, strict=True):
             row[: len(chain)] = chain
     return padded
+
+
+def _confidence(chain: SampledChain) -> Tensor:
+    assert chain.confidence is not None  # of a module with a confidence head
+    return chain.confidence
 
 
 def _one_step_scores(

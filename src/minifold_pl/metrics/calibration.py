@@ -26,7 +26,8 @@ class ReliabilityBin(NamedTuple):
     """Mean confidence."""
     real: float
     """Mean of what it predicts."""
-    count: int
+    n: int
+    """How many there are."""
 
 
 def reliability(
@@ -55,7 +56,7 @@ def calibration_error(table: Sequence[ReliabilityBin]) -> float:
     """
     if not table:
         return float("nan")
-    count = np.array([one.count for one in table], dtype=np.float64)
+    count = np.array([one.n for one in table], dtype=np.float64)
     gap = np.array([abs(one.predicted - one.real) for one in table])
     return float((count * gap).sum() / count.sum())
 

@@ -51,7 +51,7 @@ def reliability_figure(
         for k, one in enumerate(sets):
             predicted, real, count = (
                 np.array([getattr(part, name) for part in one.table], dtype=float)
-                for name in ("predicted", "real", "count")
+                for name in ("predicted", "real", "n")
             )
             told = (
                 f"{one.name}: calibration error {one.calibration_error:.3f}, "
