@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minifold_pl.cli.errors import UserError
@@ -27,6 +28,7 @@ examples:
   minifold-pl data prepare pdbs/ --out STORE --split-by cluster
   minifold-pl data prepare pdbs/ --out STORE --cath-domains cath-domain-list.txt --split-by topology
   minifold-pl data prepare chain_set.jsonl --out STORE --splits chain_set_splits.json
+  minifold-pl data prepare cath_seq.tsv.gz --out SEQUENCES --exclude STORE    for pretraining
   minifold-pl data prepare pdbs/ --out STORE.3 --shard 3/8    then: minifold-pl data merge STORE.* --out STORE
 """
 
@@ -73,6 +75,23 @@ def add_parser(commands: Any) -> None:
         help="shares of train, validation, test (default 0.8 0.1 0.1)",
     )
     splits.add_argument("--seed", type=int, help="of the splits that are made (default 0)")
+    held = parser.add_argument_group("held-out chains")
+    held.add_argument(
+        "--exclude",
+        type=Path,
+        nargs="+",
+        action="extend",
+        metavar="STORE",
+        help="leave out what is related to validation and test chains of these stores, unless it is not trained on",
+    )
+    held.add_argument(
+        "--exclude-identity", type=float, metavar="X", help="share of identical residues (default 0.4)"
+    )
+    held.add_argument(
+        "--exclude-topology",
+        choices=("all", "unseen", "none"),
+        help="all CATH topologies of these chains (default), those unseen in the stores' training, or none",
+    )
     labels = parser.add_argument_group("CATH labels")
     labels.add_argument(
         "--cath-domains",
@@ -121,6 +140,7 @@ def _work(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace) -> PrepareSettings:
+    from minifold_pl.data.exclude import Exclusion
     from minifold_pl.data.prepare import PrepareSettings, SplitFractions, parse_shard
 
     names = ("splits", "split_by", "seed", "min_length", "min_complete", "processes", "timeout")
@@ -135,6 +155,12 @@ def _settings(args: argparse.Namespace) -> PrepareSettings:
             given["fractions"] = SplitFractions(train=train, validation=validation, test=test)
         if args.cath_domains:
             given["cath_domains"] = tuple(args.cath_domains)
+        if args.exclude:
+            named = {"topology": args.exclude_topology, "identity": args.exclude_identity}
+            asked = {name: value for name, value in named.items() if value is not None}
+            given["exclude"] = Exclusion(stores=tuple(args.exclude), **asked)
+        elif args.exclude_identity is not None or args.exclude_topology is not None:
+            raise ValueError("--exclude-identity and --exclude-topology say how; give --exclude STORE too")
         if args.shard is not None:
             given["shard"] = parse_shard(args.shard)
         return PrepareSettings(**given, domains=args.domains, overwrite=args.overwrite)

@@ -41,6 +41,12 @@ def architecture(codes: Sequence[str]) -> str | None:
     return only if "." in only and only.split(".")[0] in _CLASS_NUMBERS else None
 
 
+def topologies(codes: Iterable[str]) -> tuple[str, ...]:
+    """``3.40.50`` of each code that goes so far, each once."""
+    parts = (code.split(".") for code in codes)
+    return tuple(dict.fromkeys(".".join(part[:3]) for part in parts if len(part) >= 3))
+
+
 def label_set(chains: Iterable[Sequence[str]]) -> tuple[str, ...]:
     """The architectures that occur, in the order of their numbers (``2.9`` before ``2.10``)."""
     found = {name for codes in chains if (name := architecture(codes)) is not None}

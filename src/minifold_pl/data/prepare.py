@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from minifold_pl.data.chain_set import MIN_LENGTH, SourceError
+from minifold_pl.data.exclude import Candidate, relatives
 from minifold_pl.data.folder_lock import FolderLock
 from minifold_pl.data.journal import Journal
+from minifold_pl.data.outcome import Problem
 from minifold_pl.data.packed_chain import PackedChain
 from minifold_pl.data.prepare_report import (
     OWN_KEY,
@@ -30,7 +33,7 @@ from minifold_pl.data.prepare_report import (
     accounts_of,
 )
 from minifold_pl.data.prepare_settings import PrepareSettings
-from minifold_pl.data.records import NO_SPLIT
+from minifold_pl.data.records import NO_SPLIT, TRAIN
 from minifold_pl.data.sequences import is_sequence_table
 from minifold_pl.data.shards import MAKE_SPLITS, SETTINGS, SHARD, SHARD_OF, SPLITS_GIVEN, parse_shard
 from minifold_pl.data.source_files import SourceFile, are_structures
@@ -48,6 +51,9 @@ from minifold_pl.data.splits_file import SPLITS_FILE, SplitTable, read_splits
 from minifold_pl.data.store import ChainStore, StoreError
 from minifold_pl.data.store_format import is_store, read_header
 from minifold_pl.data.store_writer import StoreWriter, clean_up
+
+EXCLUDED = "excluded"
+"""Key of the provenance: what was left out of the source for being related to held-out chains."""
 
 __all__ = [
     "MIN_LENGTH",
@@ -116,7 +122,7 @@ def _prepare(
     writer.provenance = provenance
     with _journal(lock, work.identity) as journal:
         work.read(journal, progress)
-        return _assemble(work, journal, writer, settings, splits)
+        return _assemble(work, journal, writer, settings, splits, progress)
 
 
 def _provenance(work: Work, settings: PrepareSettings, splits: _Splits) -> dict[str, Any]:
@@ -131,6 +137,8 @@ def _provenance(work: Work, settings: PrepareSettings, splits: _Splits) -> dict[
             "seed": settings.seed,
             "fractions": asdict(settings.fractions),
         }
+    if settings.exclude is not None:
+        provenance[EXCLUDED] = settings.exclude.as_dict()
     if splits.table.split_of:
         content = [
             sorted(splits.table.split_of.items()),
@@ -200,9 +208,15 @@ def _journal(lock: FolderLock, identity: dict[str, Any]) -> Iterator[Journal]:
 
 
 def _assemble(
-    work: Work, journal: Journal, writer: StoreWriter, settings: PrepareSettings, splits: _Splits
+    work: Work,
+    journal: Journal,
+    writer: StoreWriter,
+    settings: PrepareSettings,
+    splits: _Splits,
+    progress: Progress,
 ) -> PrepareReport:
     """Write the store from what was read."""
+    left_out, notes = _left_out(work, journal, settings, splits, progress)
     report = PrepareReport(
         source=work.source,
         splits_from=splits.told,
@@ -211,7 +225,9 @@ def _assemble(
         list_problems=[*work.list_problems, *splits.table.problems],
     )
     accounts: list[str] = []
-    named: list[_Named] = []
+    named: list[Candidate] = []
+    report.split_notes = notes
+    chains = itertools.count()
     with writer:
         for file, digest, entries in work.items(journal):
             report.begin(file.path)
@@ -221,6 +237,8 @@ def _assemble(
                 name = None if chain is None else chain.name
                 in_table = {name, entry.parent} & splits.table.split_of.keys()
                 told = Told(name or entry.absent, entry.line, entry.parent, bool(in_table), entry.problems)
+                if chain is not None and (problem := left_out.get(next(chains))) is not None:
+                    told, chain = Told(None, entry.line, entry.parent, False, (problem,)), None
                 if told.name is not None or told.problems:
                     all_told.append(told)
                 if not report.take(told) or chain is None:
@@ -230,7 +248,7 @@ def _assemble(
                 if settings.split_by is None:
                     report.split_sizes[chain.split] += 1
                 elif settings.shard is None:
-                    named.append(_Named(chain.name, chain.sequence, chain.cath))
+                    named.append(Candidate(chain.name, chain.sequence, chain.cath))
             report.end()
             account = SourceAccount(file.path, file.size, file.mtime_ns, digest, tuple(all_told))
             accounts.append(account.as_line() + "\n")
@@ -250,7 +268,7 @@ def _assemble(
                     fixed=dict(zip(before.names, before.splits, strict=True)) if before and same else None,
                 )
                 writer.assign(assignment)
-                report.split_notes = assignment.notes
+                report.split_notes = [*notes, *assignment.notes]
                 for split in assignment.split_of.values():
                     report.split_sizes[split] += 1
             else:
@@ -267,12 +285,28 @@ def _made_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return MAKE_SPLITS in one and one[MAKE_SPLITS] == other.get(MAKE_SPLITS)
 
 
-class _Named(NamedTuple):
-    """What splits are made by."""
+def _left_out(
+    work: Work, journal: Journal, settings: PrepareSettings, splits: _Splits, progress: Progress
+) -> tuple[dict[int, Problem], list[str]]:
+    """Chains that are related to held-out ones, by their number among all that were read, and what is told of it.
 
-    name: str
-    sequence: str
-    cath: tuple[str, ...]
+    Only what may be trained on: a chain of a split that is not has to be known to be measured.
+    """
+    if settings.exclude is None:
+        return {}, []
+    numbers: list[int] = []
+    candidates: list[Candidate] = []
+    chains = itertools.count()
+    for _, _, entries in work.items(journal):
+        for entry in entries:
+            if entry.chain is None:
+                continue
+            number, chain = next(chains), splits.placed(entry.chain, entry.parent)
+            if settings.split_by is not None or chain.split in (TRAIN, NO_SPLIT):
+                numbers.append(number)
+                candidates.append(Candidate(chain.name, chain.sequence, chain.cath))
+    found, notes = relatives(candidates, settings.exclude, threads=settings.workers, progress=progress)
+    return {numbers[place]: problem for place, problem in found.items()}, notes
 
 
 @dataclass(frozen=True)

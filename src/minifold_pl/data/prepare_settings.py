@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minifold_pl.data.chain_set import MIN_LENGTH
+from minifold_pl.data.exclude import Exclusion
 from minifold_pl.data.read_source import MIN_COMPLETE
 from minifold_pl.data.shards import shard_range
 from minifold_pl.data.split import SplitFractions, SplitMethod
@@ -29,6 +30,8 @@ class PrepareSettings:
     """CATH's lists of domains: labels for the chains that they name."""
     domains: bool = False
     """Keep the domains of ``cath_domains`` as chains of their own, instead of the chains."""
+    exclude: Exclusion | None = None
+    """Held-out chains whose relatives are left out, unless they are in a split that is not trained on."""
     min_length: int = MIN_LENGTH
     """Fewest residues, and fewest observed Cα, of a chain."""
     min_complete: float = MIN_COMPLETE
@@ -60,6 +63,10 @@ class PrepareSettings:
         if self.domains and not self.cath_domains:
             raise ValueError(
                 "domains are to be cut, and cath_domains is empty; give the lists that name them"
+            )
+        if self.shard is not None and self.exclude is not None:
+            raise ValueError(
+                "relatives of held-out chains are left out of a whole source; give exclude or shard"
             )
         if self.shard is not None:
             shard_range(0, *self.shard)  # refuses a shard that cannot be

@@ -17,8 +17,8 @@ from minifold_pl.modules.optim import LRSchedule, OptimizerConfig, WarmupCosine
 from minifold_pl.nn.contact_classifier import ContactClassifier, ContactOutput
 from minifold_pl.types import Coordinates, ProteinBatch, SequenceFeatures
 
-_STAGE1_OPTIMIZER = OptimizerConfig(lr=2e-4)
-_STAGE1_SCHEDULE = WarmupCosine()
+STAGE1_OPTIMIZER = OptimizerConfig(lr=2e-4)
+STAGE1_SCHEDULE = WarmupCosine()
 
 
 class ContactClassifierModule(MinifoldModule):
@@ -40,8 +40,8 @@ class ContactClassifierModule(MinifoldModule):
         self,
         encoder: ContactClassifier,
         contact_pos_weight: float = 8.0,
-        optimizer: OptimizerConfig = _STAGE1_OPTIMIZER,
-        schedule: LRSchedule = _STAGE1_SCHEDULE,
+        optimizer: OptimizerConfig = STAGE1_OPTIMIZER,
+        schedule: LRSchedule = STAGE1_SCHEDULE,
         init_from: InitFrom = NOWHERE,
         seed: int = 0,
     ) -> None:

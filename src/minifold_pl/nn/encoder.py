@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -83,10 +84,10 @@ class ContactBlock(nn.Module):
         self, d: int, d_pair: int, outer_hidden: int = 32, heads: int = 4, transition: int = 4
     ) -> None:
         super().__init__()
-        if d_pair % heads:
+        if heads and d_pair % heads:
             raise ValueError(f"heads={heads} does not divide d_pair={d_pair}; each head takes d_pair / heads")
         self.outer_product = OuterProduct(d, d_pair, outer_hidden)
-        self.axial = AxialPairBlock(d_pair, heads, d_pair // heads, transition)
+        self.axial = AxialPairBlock(d_pair, heads, d_pair // max(heads, 1), transition)
 
     def forward(
         self, single: Float[Tensor, "b l d"], pair: Float[Tensor, "b l l p"], mask: Bool[Tensor, "b l"]
@@ -127,7 +128,7 @@ class ContactEncoder(nn.Module):
         heads: attention heads of the towers.
         ffn: channels of the towers' transitions.
         outer_hidden: channels of each projection of the outer products.
-        pair_heads: heads of the axial attention.
+        pair_heads: heads of the axial attention; 0 leaves it out.
         positions: longest token sequence, CLS and EOS included.
         max_rel: largest sequence separation told apart in the pair features.
         dropout: share of a tower branch's channels dropped while training.
@@ -170,6 +171,27 @@ class ContactEncoder(nn.Module):
         Raises:
             ValueError: when the chains are longer than the position table.
         """
+        residues = residue_mask(tokens)
+        place = torch.arange(tokens.shape[1], device=tokens.device)
+        pair = self.relative_position(place[None, 1:-1]).expand(len(tokens), -1, -1, -1)
+        for x, block in zip(self._read(tokens), self.contact_blocks, strict=True):
+            pair = block(keep(x[:, 1:-1], residues), pair, residues)
+        single = keep(x[:, 1:-1], residues)
+        return SequenceFeatures(
+            single=single,
+            pair=keep(self.norm_pair(pair), pair_mask(residues)),
+            pooled=self.pool(single, residues),
+        )
+
+    def singles(self, tokens: Int[Tensor, "b n"]) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b d"]]:
+        """Single and pooled features as :meth:`forward` has them, without the cost of pair features."""
+        residues = residue_mask(tokens)
+        *_, x = self._read(tokens)
+        single = keep(x[:, 1:-1], residues)
+        return single, self.pool(single, residues)
+
+    def _read(self, tokens: Int[Tensor, "b n"]) -> Iterator[Float[Tensor, "b n d"]]:
+        """What each tower makes of the tokens."""
         n = tokens.shape[1]
         if n > self.positions.num_embeddings:
             raise ValueError(
@@ -178,14 +200,7 @@ class ContactEncoder(nn.Module):
             )
         place = torch.arange(n, device=tokens.device)
         x = self.tokens(tokens) + self.positions(place)
-        mask, residues = token_mask(tokens), residue_mask(tokens)
-        pair = self.relative_position(place[None, 1:-1]).expand(len(tokens), -1, -1, -1)
-        for tower, block in zip(self.towers, self.contact_blocks, strict=True):
+        mask = token_mask(tokens)
+        for tower in self.towers:
             x = tower(x, mask)
-            pair = block(keep(x[:, 1:-1], residues), pair, residues)
-        single = keep(x[:, 1:-1], residues)
-        return SequenceFeatures(
-            single=single,
-            pair=keep(self.norm_pair(pair), pair_mask(residues)),
-            pooled=self.pool(single, residues),
-        )
+            yield x
