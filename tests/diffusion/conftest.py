@@ -1,15 +1,14 @@
 import gzip
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
 
-from minifold_pl.diffusion.schedule import CosineSchedule
+from minifold_pl.diffusion.known_data import LibraryPosterior
 from minifold_pl.geometry.units import center, to_model_units
-from minifold_pl.types import Condition, Denoised
+from minifold_pl.types import Condition
 
 
 def mask_of(lengths: Sequence[int], padded: int | None = None) -> Tensor:
@@ -27,30 +26,6 @@ def random_chain(length: int, generator: torch.Generator) -> Tensor:
     bonds = torch.randn(length, 3, generator=generator)
     walk = (0.38 * bonds / bonds.norm(dim=-1, keepdim=True)).cumsum(0)
     return walk - walk.mean(0)
-
-
-@dataclass(frozen=True)
-class LibraryPosterior:
-    """The ideal denoiser when the truth is one of ``library``, each in its own fixed pose: E[x0 | x_t].
-
-    A ``scale`` other than 1 and ``mirrored`` make its answer wrong.
-    """
-
-    library: Tensor  # k l 3, model units, centred
-    schedule: CosineSchedule
-    scale: float = 1.0
-    mirrored: bool = False
-
-    def __call__(self, x_t: Tensor, t: Tensor, previous: Denoised | None = None) -> Denoised:
-        signal = self.schedule.signal(t, torch.float64)[:, None, None, None]
-        noise = self.schedule.noise(t, torch.float64)[:, None]
-        residual = x_t[:, None].double() - signal * self.library
-        log_posterior = -residual.square().sum((-1, -2)) / (2 * noise**2)
-        x0 = torch.einsum("bk,klx->blx", log_posterior.softmax(-1), self.library.double())
-        x0 = x0 * self.scale
-        if self.mirrored:
-            x0 = x0 * torch.tensor([-1.0, 1.0, 1.0])
-        return Denoised(x0.to(x_t.dtype), torch.eye(3).expand(*x_t.shape[:2], 3, 3))
 
 
 @pytest.fixture(scope="session")

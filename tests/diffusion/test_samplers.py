@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from minifold_pl.diffusion.draws import centered_noise, keyed_generator
+from minifold_pl.diffusion.known_data import Oracle
 from minifold_pl.diffusion.samplers import ddim, sampling_timesteps
 from minifold_pl.diffusion.schedule import CosineSchedule
 from minifold_pl.geometry.units import to_angstrom
@@ -30,10 +31,6 @@ def rotations_like(x):
     return torch.eye(3).expand(*x.shape[:2], 3, 3)
 
 
-def oracle(x0):
-    return lambda x_t, t, previous: Denoised(x0, rotations_like(x_t))
-
-
 @pytest.mark.parametrize("steps", [10, 50])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_oracle_denoiser_reaches_tm_one(make_mask, make_chain, steps, eta):
@@ -41,7 +38,7 @@ def test_oracle_denoiser_reaches_tm_one(make_mask, make_chain, steps, eta):
     truth = torch.zeros(2, 85, 3)
     for k, length in enumerate((60, 85)):
         truth[k, :length] = make_chain(length, keyed_generator(k))
-    sample = ddim(oracle(truth), SCHEDULE, mask, generators=keys(0, 1), steps=steps, eta=eta)
+    sample = ddim(Oracle(truth), SCHEDULE, mask, generators=keys(0, 1), steps=steps, eta=eta)
     tm = tm_kabsch(to_angstrom(sample.x0), to_angstrom(truth), mask)
     torch.testing.assert_close(tm, torch.ones(2), atol=5e-4, rtol=0)
 
@@ -87,7 +84,7 @@ def test_marginal_variance_of_every_x_s_is_that_of_the_forward_process(eta):
     x0 = torch.zeros(chains, length, 3)
     mask = torch.ones(chains, length, dtype=torch.bool)
     result = ddim(
-        oracle(x0),
+        Oracle(x0),
         SCHEDULE,
         mask,
         generators=keys(*range(chains)),
@@ -105,7 +102,7 @@ def test_marginal_mean_of_every_x_s_is_the_scaled_truth(make_chain):
     x0 = make_chain(6, keyed_generator(0)).expand(500, 6, 3)
     mask = torch.ones(500, 6, dtype=torch.bool)
     result = ddim(
-        oracle(x0),
+        Oracle(x0),
         SCHEDULE,
         mask,
         generators=keys(*range(500)),

@@ -27,9 +27,9 @@ def attend_pairs(
 
     ``pair``, the largest tensor of its layer, gets its gradient through :math:`b = W z + b_0` and through the sum. Both
     are one batched product here, not two tensors of that size and their total, which were half of the layer's
-    training step. ``pair`` may have ``c`` rows where the others have ``k · c``, copy-major (all chains, then all chains
-    again): the copies of a chain then read one set of pair features, in one product. Under autocast the products with ``pair`` are in half precision, as a linear map's would be; the
-    rest keeps the precision of ``queries``.
+    training step. It may have ``c`` rows where the others have ``k · c``, copy-major (all chains, then all chains
+    again): the copies of a chain then read one set of pair features, in one product. Under autocast the products with
+    ``pair`` are in half precision, as a linear map's would be; the rest keeps the precision of ``queries``.
 
     Args:
         queries: scaled queries.
