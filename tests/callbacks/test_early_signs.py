@@ -175,6 +175,15 @@ def test_a_denoiser_with_an_axis_fixed_in_space_is_stopped_before_the_first_step
         train(module, EarlySigns(action="stop", **EARLY))
 
 
+def test_frames_that_are_fixed_in_space_are_seen_before_the_first_step(module, batch) -> None:
+    """v15 with the SNR gate's identity: what v11 to v14 live with, and claim nothing of."""
+    module.eval()
+    assert not early_checks.equivariance(module, batch, LIMITS, 0).wrong
+    gated = instantiate_model("v13_small.yaml").eval()
+    assert not early_checks.turns_along(gated)
+    assert early_checks.equivariance(gated, batch, LIMITS, 0).wrong
+
+
 def test_mirrored_targets_are_told_by_the_hand_of_the_predictions(module, train, monkeypatch) -> None:
     plain = DiffusionModule.target
     mirror = torch.tensor([1.0, 1.0, -1.0])
