@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from tests.ports import free_port
 from torch import Tensor, nn
 
 from minifold_pl.callbacks import early_checks, early_signs
@@ -335,6 +339,28 @@ def test_all_ranks_do_what_the_first_one_found(module, monkeypatch, tmp_path) ->
     with pytest.raises(RunHalted, match="it does not fall"):
         EarlySigns(action="stop").on_train_start(trainer, module)
     assert not (tmp_path / "events.jsonl").exists()  # the first rank writes
+
+
+@pytest.mark.slow
+def test_two_processes_halt_together_with_one_word_on_it(store, tmp_path) -> None:
+    shared = {
+        **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "NODE_RANK": "0",
+        "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "tests.callbacks.ddp_early_signs", str(tmp_path), str(store)]
+    processes = [
+        subprocess.Popen(command, env={**shared, "LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]
+    try:
+        told = "".join(process.communicate(timeout=300)[0] for process in processes)
+    finally:
+        for process in processes:
+            process.kill()
+    ended = sorted(line for line in told.splitlines() if line.startswith("ended"))
+    assert len(ended) == 2
+    assert all("halted after 2 steps" in line for line in ended)
+    assert [event["step"] for event in events(tmp_path, "early_signs")] == [0, 1, 2]
 
 
 def test_the_settings_are_no_part_of_the_run() -> None:
