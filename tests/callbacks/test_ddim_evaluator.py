@@ -19,6 +19,7 @@ from minifold_pl.callbacks.ddim_scores import choose_chains
 from minifold_pl.callbacks.ema import EMA
 from minifold_pl.callbacks.patience import Patience
 from minifold_pl.modules.diffusion import DiffusionModule
+from minifold_pl.modules.sampling import SamplerConfig
 from minifold_pl.run import stop
 
 SMALL = {"every_n_epochs": 1, "chains": 3, "batch_size": 2, "samples": 1, "save": 2}
@@ -180,6 +181,34 @@ def test_samples_are_structures_of_the_chosen_chains_in_their_folder(train_diffu
         assert "steps 3, eta 0.0, guidance 1.0" in " ".join(path.read_text().split("REMARK  99")).replace(
             "\n", ""
         )
+
+
+def test_records_titles_and_files_name_the_sampler_that_drew(train_diffusion, tmp_path, capsys) -> None:
+    sampler = SamplerConfig(kind="heun", steps=2, sigma_max=4.0, churn=1.0)
+    train_diffusion(
+        DDIMEvaluator(**SMALL, sampler=sampler, one_step=False, sequence_test=False, searched=False),
+        max_epochs=1,
+    )
+    (record,) = records(tmp_path)
+    told = {"sampler": "heun", "steps": 2, "network_calls": 3, "sigma_max": 4.0, "churn": 1.0}
+    assert told.items() <= record.items()
+    assert "eta" not in record
+    drawn = "Heun, 2 steps (3 network calls), σ 4 to 0.002, churn 1, guidance 1, seed 0"
+    assert drawn in " ".join(capsys.readouterr().out.split())
+    assert len(list((tmp_path / "samples" / "epoch-001").glob("*.pdb"))) == 2
+    for path in (tmp_path / "samples" / "epoch-001").glob("*.pdb"):
+        remark = " ".join(path.read_text().split("REMARK  99")).replace("\n", "")
+        assert "sampler heun, steps 2" in remark
+        assert "DDIM" not in remark.upper()
+
+
+def test_a_sample_that_went_astray_is_told_and_training_goes_on(train_diffusion, tmp_path) -> None:
+    # Two steps from σ = 80 with a network that has learned nothing: thousands of Å.
+    sampler = SamplerConfig(kind="heun", steps=2)
+    evaluator = DDIMEvaluator(**SMALL, sampler=sampler, one_step=False, sequence_test=False, searched=False)
+    with pytest.warns(UserWarning, match="a sample cannot be written .* training goes on"):
+        train_diffusion(evaluator)
+    assert [record["epoch"] for record in records(tmp_path)] == [1, 2]
 
 
 def test_it_samples_the_averaged_weights(train_diffusion, tmp_path, monkeypatch) -> None:

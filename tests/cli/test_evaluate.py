@@ -16,6 +16,7 @@ from minifold_pl.cli import evaluate_structures
 from minifold_pl.cli.generation import sequence_batch
 from minifold_pl.cli.main import main
 from minifold_pl.modules.structures import SampledChain
+from minifold_pl.report.results import read_evaluation
 
 
 def _table(path: Path) -> list[dict[str, str]]:
@@ -83,6 +84,34 @@ def test_a_diffusion_checkpoint_is_scored_beside_every_baseline(
     assert rows["model"]["tm_score"]["mean"] == pytest.approx(mean, abs=1e-5)
     other = _table(tmp_path / "per_chain_other_rows.csv")
     assert len(other) == 6 * (len(evaluate_structures.BASELINES) + 1)
+
+
+def test_table_summary_and_figures_name_the_sampler_that_drew(
+    untrained: dict[str, Path], helix_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = _evaluate(
+        untrained,
+        helix_store,
+        tmp_path,
+        "diffusion",
+        "--sampler",
+        "euler",
+        "--step-scale",
+        "1.5",
+        "--limit",
+        "3",
+    )
+    settings = told["settings"]
+    assert (settings["sampler"], settings["steps"], settings["network_calls"]) == ("euler", 2, 2)
+    assert settings["step_scale"] == 1.5
+    assert "eta" not in settings
+    assert "sampler euler, steps 2, network_calls 2" in " ".join(capsys.readouterr().out.split())
+    sets = told["dihedrals"]["pseudo"]
+    assert "Euler samples" in sets
+    assert not any("DDIM" in name for name in sets)
+    assert "Euler, 2 steps" in json.dumps(sets["Euler samples"], ensure_ascii=False)
+    # The report's words for it, too.
+    assert {"sampler euler", "network calls 2", "step scale 1.5"} <= set(read_evaluation(tmp_path).about)
 
 
 def test_the_truth_drawn_scores_as_the_truth_and_its_mirror_as_the_mirror(

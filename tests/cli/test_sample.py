@@ -54,6 +54,31 @@ def test_the_manifest_tells_every_setting_the_checkpoint_and_the_files(
     assert {residue[0].b_iso for residue in residues} == {0.0}
 
 
+def test_the_manifest_tells_which_sampler_drew_and_what_it_cost(
+    untrained: dict[str, Path], tmp_path: Path
+) -> None:
+    def drawn(name: str, *given: str) -> tuple[dict[str, Any], np.ndarray]:
+        arguments = [
+            "--ckpt",
+            str(untrained["diffusion"]),
+            "--sequence",
+            SEQUENCE,
+            "--out",
+            str(tmp_path / name),
+        ]
+        assert main(["sample", *arguments, "--steps", "3", *given]) == 0
+        return _manifest(tmp_path / name)["settings"], _ca(tmp_path / name / "sequence.pdb")
+
+    ddim, by_ddim = drawn("ddim")
+    assert (ddim["sampler"], ddim["steps"], ddim["network_calls"], ddim["eta"]) == ("ddim", 3, 3, 0.0)
+    assert "churn" not in ddim
+    heun, by_heun = drawn("heun", "--sampler", "heun", "--churn", "2", "--sigma-max", "40")
+    assert (heun["sampler"], heun["steps"], heun["network_calls"]) == ("heun", 3, 5)
+    assert (heun["churn"], heun["sigma_max"], heun["rho"]) == (2.0, 40.0, 7.0)
+    assert "eta" not in heun
+    assert np.abs(by_heun - by_ddim).max() > 0.5
+
+
 def test_settings_left_out_are_the_checkpoints_own(untrained: dict[str, Path], tmp_path: Path) -> None:
     main(["sample", "--ckpt", str(untrained["diffusion"]), "--sequence", SEQUENCE, "--out", str(tmp_path)])
     assert _manifest(tmp_path)["settings"]["steps"] == 2
@@ -229,6 +254,13 @@ def test_a_chain_that_diverges_is_told_and_the_others_are_written(
         (["--sequence", "A" * 2000], 2, "2000 residues; this checkpoint reads up to"),
         (["--fasta", "absent.fasta"], 2, "no FASTA file at absent.fasta"),
         (["--sequence", "ACDEF", "--eta", "2"], 2, "eta must lie in"),
+        (
+            ["--sequence", "ACDEF", "--sampler", "heun", "--eta", "0.5"],
+            2,
+            "eta is 0.5, but the sampler (kind) is heun",
+        ),
+        (["--sequence", "ACDEF", "--churn", "5"], 2, "churn is 5.0, but the sampler (kind) is ddim"),
+        (["--sequence", "ACDEF", "--sampler", "heun", "--steps", "993"], 2, "allow 1 to 992"),
         (["--sequence", "ACDEF", "--device", "nonsense"], 2, "--device nonsense cannot be used here"),
     ],
 )

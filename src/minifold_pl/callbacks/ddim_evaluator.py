@@ -269,18 +269,17 @@ class DDIMEvaluator(pl.Callback):
     ) -> None:
         if not saved:
             return
-        batch = collate([chains[i] for i in saved])
-        written = [
-            closed(structure, tokens, bonded[: len(structure)])
-            for structure, tokens, bonded in zip(saved.values(), batch.tokens, batch.bonded, strict=True)
-        ]
         settings = ", ".join(f"{name} {value}" for name, value in self._settings(trainer, module).items())
         folder = run_folder(trainer).samples / f"epoch-{trainer.current_epoch + 1:03d}"
         remark = f"Optimizer step {trainer.global_step}, {settings}"
-        try:
-            write_structures(folder, batch, written, set(), [remark])
-        except OSError as error:
-            rank_zero_warn(f"the samples of {folder} cannot be written ({error}); training goes on without")
+        taken: set[str] = set()
+        for i, structure in saved.items():
+            batch = collate([chains[i]])
+            chain = closed(structure, batch.tokens[0], batch.bonded[0, : len(structure)])
+            try:
+                write_structures(folder, batch, [chain], taken, [remark])
+            except (OSError, ValueError) as error:  # a sample that went astray is too large for the format
+                rank_zero_warn(f"a sample cannot be written to {folder} ({error}); training goes on without")
 
     def _settings(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
         assert isinstance(module, DiffusionModule)
