@@ -55,7 +55,7 @@ def training_step(module: DiffusionModule, batch: ProteinBatch, dtype: str) -> C
     from minifold_pl.modules.optim import build_optimizer
 
     module.train()
-    optimizer = build_optimizer(module.named_parameters(), module.optimizer_config)
+    optimizer = build_optimizer(module, module.optimizer_config)
     trained = [p for p in module.parameters() if p.requires_grad]
     average = [p.detach().clone() for p in trained]
 

@@ -111,7 +111,7 @@ def reference(
         decay: Of the average.
     """
     line = Line(batches)
-    optimizer = build_optimizer(line.named_parameters(), OPTIMIZER)
+    optimizer = build_optimizer(line, OPTIMIZER)
     average: dict[str, Tensor] = {}
     applied = 0
     for start in range(0, len(batches), window):

@@ -68,11 +68,11 @@ def test_at_full_width_it_counts_35_to_40_million_and_its_head_0_135(wide: Diffu
 def test_the_head_learns_at_five_times_the_rate_wherever_it_lies(wide: DiffusionModule) -> None:
     """``hasattr(model, "backbone_head")`` was false for a head in the denoiser, which got the plain rate."""
     module = copy.deepcopy(wide)
-    rates = group_rates(build_optimizer(module.named_parameters(), module.optimizer_config))
+    rates = group_rates(build_optimizer(module, module.optimizer_config))
     assert rates == pytest.approx({"pair_stack": 6e-5, "aux": 4e-5, "backbone_head": 1e-4, "rest": 2e-5})
     module.backbone_head = module.denoiser.backbone_head  # the same head, at the top
     del module.denoiser.backbone_head
-    rates = group_rates(build_optimizer(module.named_parameters(), module.optimizer_config))
+    rates = group_rates(build_optimizer(module, module.optimizer_config))
     assert rates["backbone_head"] == pytest.approx(1e-4)
 
 

@@ -89,7 +89,7 @@ def test_the_first_versions_restart_a_cosine_to_0_every_15_epochs_as_torch_does(
 
 def test_v12b_trains_the_pair_stack_at_three_times_the_rate_and_v12_does_not(wide) -> None:
     rates = {
-        name: group_rates(build_optimizer(wide[name].named_parameters(), wide[name].optimizer_config))
+        name: group_rates(build_optimizer(wide[name], wide[name].optimizer_config))
         for name in ("v12", "v12b")
     }
     assert rates["v12"] == {"rest": 2e-5}

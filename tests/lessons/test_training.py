@@ -53,7 +53,7 @@ def test_lesson_07_a_module_gets_its_rate_wherever_it_sits(holds, mistake) -> No
     """
     module = Nested()
     config = OptimizerConfig(lr=1e-3, group_lr={"denoiser.backbone_head": 5.0, "pair_stack": 3.0})
-    made = rates_by_hasattr(module, config) if mistake else build_optimizer(module.named_parameters(), config)
+    made = rates_by_hasattr(module, config) if mistake else build_optimizer(module, config)
     rate = {id(p): group["lr"] for group in made.param_groups for p in group["params"]}
     with holds():
         for name, parameter in module.named_parameters():

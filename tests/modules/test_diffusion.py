@@ -225,7 +225,7 @@ def test_self_conditioning_is_drawn_with_its_probability_from_seed_epoch_and_pla
 def test_one_optimizer_step_moves_everything_but_the_frozen_encoder(diffusion, batch) -> None:
     _leave_zero(diffusion)
     diffusion.train()
-    optimizer = build_optimizer(diffusion.named_parameters(), diffusion.optimizer_config)
+    optimizer = build_optimizer(diffusion, diffusion.optimizer_config)
     before = {k: v.clone() for k, v in diffusion.state_dict().items()}
     weighted_total(_total(diffusion, batch, again=True), weights_at(diffusion.loss_weights, 1)).backward()
     optimizer.step()

@@ -36,7 +36,7 @@ def _model() -> nn.Module:
 
 
 def _rates(config: OptimizerConfig, schedule, steps_per_epoch: int, counts: int) -> list[dict[str, float]]:
-    optimizer = build_optimizer(_model().named_parameters(), config)
+    optimizer = build_optimizer(_model(), config)
     scheduler = build_scheduler(optimizer, schedule, steps_per_epoch)["scheduler"]
     rows = []
     for _ in range(counts):
@@ -124,13 +124,13 @@ def test_a_module_further_in_is_found_by_its_name_alone() -> None:
 def test_a_frozen_module_may_be_named_and_is_not_trained() -> None:
     model = _model()
     model.aux.requires_grad_(False)
-    optimizer = build_optimizer(model.named_parameters(), OptimizerConfig(group_lr={"aux": 2.0}))
+    optimizer = build_optimizer(model, OptimizerConfig(group_lr={"aux": 2.0}))
     trained = {id(p) for g in optimizer.param_groups for p in g["params"]}
     assert trained == {id(p) for p in model.parameters() if p.requires_grad}
 
 
 def test_vectors_have_no_weight_decay() -> None:
-    optimizer = build_optimizer(_model().named_parameters(), OptimizerConfig(weight_decay=0.1))
+    optimizer = build_optimizer(_model(), OptimizerConfig(weight_decay=0.1))
     for group in optimizer.param_groups:
         dims = {p.ndim for p in group["params"]}
         assert group["weight_decay"] == (0.0 if dims == {1} else 0.1)
@@ -139,7 +139,7 @@ def test_vectors_have_no_weight_decay() -> None:
 def test_nothing_to_train_is_an_error() -> None:
     model = _model().requires_grad_(False)
     with pytest.raises(ValueError, match="nothing to train"):
-        build_optimizer(model.named_parameters(), OptimizerConfig())
+        build_optimizer(model, OptimizerConfig())
 
 
 @pytest.mark.parametrize(

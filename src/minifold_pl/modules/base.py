@@ -115,8 +115,8 @@ class MinifoldModule(pl.LightningModule):
     # --- optimisation ----------------------------------------------------------------------------
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]  # a dict is one of its forms
-        """AdamW in the configured groups, with the configured schedule."""
-        optimizer = build_optimizer(self.named_parameters(), self.optimizer_config)
+        """The optimizer in the configured groups, with the configured schedule."""
+        optimizer = build_optimizer(self, self.optimizer_config)
         return {
             "optimizer": optimizer,
             "lr_scheduler": build_scheduler(optimizer, self.schedule_config, self._steps_per_epoch()),
@@ -134,7 +134,7 @@ class MinifoldModule(pl.LightningModule):
         """Train with the config's rates, also where the state that was read brought those of an earlier one."""
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         if isinstance(optimizer, torch.optim.Optimizer) and isinstance(scheduler, LambdaLR):
-            configured = build_optimizer(self.named_parameters(), self.optimizer_config)
+            configured = build_optimizer(self, self.optimizer_config)
             take_rates(optimizer, scheduler, configured)
 
     # --- randomness ------------------------------------------------------------------------------

@@ -7,17 +7,21 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch.nn import Parameter
+from torch.nn import Embedding, EmbeddingBag, Module, Parameter
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from minifold_pl.modules.muon import MUON, MuonAdamW
+
 REST = "rest"
 """Name of the group that holds every parameter no prefix claims."""
+_FEWEST_CHANNELS = 8
+"""A map from or to fewer is no matrix to be orthogonalised."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with learning rates by module."""
+    """AdamW, or Muon and AdamW, with learning rates by module."""
 
     lr: float = 2e-5
     """Base learning rate at its peak."""
@@ -30,10 +34,15 @@ class OptimizerConfig:
     """Decay of the running mean and of the running square of gradients."""
     eps: float = 1e-8
     """Added to the root of the running square."""
+    muon_lr: float | None = None
+    """Peak learning rate of Muon, which then moves all hidden matrices (see :class:`MuonAdamW`), times the multiples of
+    ``group_lr``; embeddings, and maps from or to fewer than 8 channels, stay AdamW's. Null leaves all to AdamW."""
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ValueError(f"lr must be above 0, got {self.lr}")
+        if self.muon_lr is not None and self.muon_lr <= 0:
+            raise ValueError(f"muon_lr must be above 0, or null for AdamW alone; got {self.muon_lr}")
         bad = {k: v for k, v in self.group_lr.items() if v <= 0}
         if bad:
             raise ValueError(f"group_lr must hold multiples above 0, got {bad}")
@@ -224,14 +233,26 @@ def _lies_under(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(f"{prefix}.")
 
 
-def build_optimizer(parameters: Iterable[tuple[str, Parameter]], config: OptimizerConfig) -> AdamW:
+def build_optimizer(module: Module, config: OptimizerConfig) -> AdamW:
     """AdamW with one or two parameter groups a prefix: with weight decay, and without for vectors.
 
-    Each group carries ``name``, and its own peak as ``lr``.
+    With ``muon_lr`` the hidden matrices of a prefix are a group of their own, ``PREFIX/muon``. Each group carries
+    ``name``, and its own peak as ``lr``.
     """
     groups: list[dict[str, Any]] = []
-    for prefix, named in parameter_groups(parameters, config.group_lr).items():
-        lr = config.lr * config.group_lr.get(prefix, 1.0)
+    hidden = set() if config.muon_lr is None else _hidden_matrices(module)
+    for prefix, named in parameter_groups(module.named_parameters(), config.group_lr).items():
+        multiple = config.group_lr.get(prefix, 1.0)
+        lr = config.lr * multiple
+        if orthogonal := [p for name, p in named if name in hidden]:
+            assert config.muon_lr is not None  # else none is hidden
+            groups.append(
+                {
+                    "params": orthogonal, "lr": config.muon_lr * multiple, "weight_decay": config.weight_decay,
+                    "name": f"{prefix}/{MUON}", MUON: True,
+                }
+            )  # fmt: skip
+        named = [(name, p) for name, p in named if name not in hidden]
         matrices = [p for _, p in named if p.ndim >= 2]
         vectors = [p for _, p in named if p.ndim < 2]
         if matrices:
@@ -241,7 +262,22 @@ def build_optimizer(parameters: Iterable[tuple[str, Parameter]], config: Optimiz
     if not groups:
         raise ValueError("nothing to train: every parameter is frozen")
     # Fused AdamW: 22 ms against 68 ms (plain) and 80 ms (foreach) for 31 M parameters on one CPU thread.
-    return AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
+    optimizer = AdamW if config.muon_lr is None else MuonAdamW
+    return optimizer(groups, betas=config.betas, eps=config.eps, fused=True)
+
+
+def _hidden_matrices(module: Module) -> set[str]:
+    """Names of the maps between hidden layers: what Muon is for."""
+    embeddings = {
+        f"{name}.weight"
+        for name, part in module.named_modules()
+        if isinstance(part, Embedding | EmbeddingBag)
+    }
+    return {
+        name
+        for name, p in module.named_parameters()
+        if p.ndim == 2 and min(p.shape) >= _FEWEST_CHANNELS and name not in embeddings
+    }
 
 
 def build_scheduler(optimizer: Optimizer, schedule: LRSchedule, steps_per_epoch: int) -> dict[str, Any]:
