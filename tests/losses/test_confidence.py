@@ -42,7 +42,15 @@ def test_gradient_is_exact():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("weight", 0.0), ("weight", math.nan), ("bins", 1), ("hidden", 0), ("chains", 0), ("steps", 0)],
+    [
+        ("weight", 0.0),
+        ("weight", math.nan),
+        ("lr", 0.0),
+        ("bins", 1),
+        ("hidden", 0),
+        ("chains", 0),
+        ("steps", 0),
+    ],
 )
 def test_a_setting_out_of_range_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=rf"confidence\.{name} is"):

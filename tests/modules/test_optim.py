@@ -160,3 +160,19 @@ def test_impossible_settings_are_refused_by_name(make, message) -> None:
 def test_a_step_schedule_without_epochs_of_decay_ends_at_the_floor() -> None:
     assert ThreePhase(decay_epochs=0).factor(24.0, floor=0.5) == 0.5
     assert torch.tensor(ThreePhase().factor(0.0)).item() == pytest.approx(0.01)
+
+
+def test_a_part_with_a_rate_of_its_own_keeps_it_whatever_the_schedule() -> None:
+    model = _model()
+    model.own_rates = {"aux": 1e-3}
+    optimizer = build_optimizer(model, OptimizerConfig(lr=2e-5, group_lr={"pair_stack": 3.0}, muon_lr=1e-2))
+    scheduler = build_scheduler(optimizer, ThreePhase(), steps_per_epoch=1)["scheduler"]
+    seen = []
+    for _ in range(60):
+        optimizer.step()
+        scheduler.step()
+        seen.append({g["name"]: g["lr"] for g in optimizer.param_groups})
+    assert {row["aux"] for row in seen} == {row["aux/vectors"] for row in seen} == {1e-3}
+    assert len({row[f"{REST}/vectors"] for row in seen}) > 10
+    with pytest.raises(ValueError, match="aux, which has a learning rate of its own"):
+        build_optimizer(model, OptimizerConfig(group_lr={"aux": 2.0}))

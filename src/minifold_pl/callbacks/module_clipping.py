@@ -41,6 +41,9 @@ class ModuleClipping(pl.Callback):
           rest: null
           whole: 1.0
 
+    A part with a learning rate of its own, such as the confidence head, is clipped by itself, too, to ``rest``, or to
+    ``whole`` where that is null, if it is not in ``max_norm``: nothing else is to learn otherwise for its being there.
+
     Args:
         max_norm: Largest L2 norm of the gradient for all parameters under a name prefix; null only measures it.
         rest: Largest norm for all other parameters together; null leaves them as they are.
@@ -61,10 +64,13 @@ class ModuleClipping(pl.Callback):
         self.limits: dict[str, float | None] = {**max_norm, REST: rest}
         self.whole = whole
         self._groups: dict[str, list[Parameter]] = {}
+        self._alone: dict[str, float | None] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Sort the parameters; a prefix that matches nothing is an error."""
-        prefixes = [name for name in self.limits if name != REST]
+        alone = [name for name in getattr(pl_module, "own_rates", {}) if name not in self.limits]
+        self._alone = dict.fromkeys(alone, self.whole if self.limits[REST] is None else self.limits[REST])
+        prefixes = [name for name in self.limits if name != REST] + alone
         groups = parameter_groups(pl_module.named_parameters(), prefixes)
         self._groups = {name: [p for _, p in named] for name, named in groups.items()}
 
@@ -77,12 +83,13 @@ class ModuleClipping(pl.Callback):
             gradients = [p.grad for p in parameters if p.grad is not None]
             if not gradients:
                 continue
-            norm = clip_(gradients, self.limits[name])
+            limit = self._alone[name] if name in self._alone else self.limits[name]
+            norm = clip_(gradients, limit)
             values[f"grad/{name}"] = norm
-            limit = self.limits[name]
             if limit is not None:
                 values[f"grad_clipped/{name}"] = (norm > limit).float()
-        everything = [p.grad for group in self._groups.values() for p in group if p.grad is not None]
+        shared = (group for name, group in self._groups.items() if name not in self._alone)
+        everything = [p.grad for group in shared for p in group if p.grad is not None]
         if self.whole is not None and everything:
             norm = clip_(everything, self.whole)
             values |= {f"grad/{WHOLE}": norm, f"grad_clipped/{WHOLE}": (norm > self.whole).float()}

@@ -47,6 +47,8 @@ class MinifoldModule(pl.LightningModule):
 
     stage: ClassVar[str]
     """``contact`` or ``diffusion``."""
+    own_rates: Mapping[str, float] = {}  # a Mapping: nobody changes it
+    """Parts, as name prefixes, with a learning rate of their own that no schedule moves."""
     needs: Coordinates = "ca"
     """Chains of which less is known are left out of its data."""
 

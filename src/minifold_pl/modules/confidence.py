@@ -61,7 +61,8 @@ def confidence_logits(
         noise = centered_noise(condition.mask, generators, ca.dtype)
         last = torch.full((len(ca),), denoiser.timesteps - 1, device=ca.device)
         guess, single = denoiser.with_features(noise, last, condition)
-        agreement = kept_shares(to_angstrom(guess.x0, unit), ca, condition.mask, AGREEMENT_TOLERANCES)
+        structures = (to_angstrom(guess.x0, unit), ca, condition.mask)
+        agreement = kept_shares(*map(_measurable, structures), AGREEMENT_TOLERANCES).to(ca.device)
     logits: Tensor = head(single.detach(), agreement)
     return logits
 
@@ -70,9 +71,15 @@ def judge(logits: Float[Tensor, "b l n"], ca: Float[Tensor, "b l 3"], batch: Pro
     """``logits`` of structures ``ca`` (Å) beside their lDDT-Cα to the chains of ``batch``."""
     # What is no number in a truth must not end the training; guards see it in the other losses.
     known = batch.ca_mask & batch.ca.isfinite().all(-1)
-    lddt = lddt_ca_per_residue(ca, batch.ca.float().nan_to_num(), known)
+    truth = batch.ca.float().nan_to_num()
+    lddt = lddt_ca_per_residue(*map(_measurable, (ca, truth, known))).to(logits.device)
     error = (expected_lddt(logits.detach()) - lddt).abs()
     return Judgement(confidence_per_chain(logits, lddt, known), chain_mean(error, known & lddt.isfinite()))
+
+
+def _measurable(x: Tensor) -> Tensor:
+    """On a device that has double precision, which distances are measured in; Apple's GPUs have none."""
+    return x.cpu() if x.device.type == "mps" else x
 
 
 def some_chains(batch: ProteinBatch, count: int, *key: int | str) -> ProteinBatch:

@@ -243,6 +243,7 @@ class DiffusionModule(StructureSampling):
         self.confidence_head: ConfidenceHead | None = None
         if confidence is not None:
             replace(sampler, steps=confidence.steps).times(noise_schedule)
+            self.own_rates = {"confidence_head": confidence.lr}
             with torch.random.fork_rng(devices=[]):  # whoever draws next draws what it would without the head
                 self.confidence_head = ConfidenceHead(denoiser.d_features, confidence.bins, confidence.hidden)
         self._bands: dict[str, BandLosses] = {}

@@ -15,6 +15,8 @@ from minifold_pl.modules.muon import MUON, MuonAdamW
 
 REST = "rest"
 """Name of the group that holds every parameter no prefix claims."""
+STEADY = "steady"
+"""Set in a group whose rate no schedule moves."""
 _FEWEST_CHANNELS = 8
 """A map from or to fewer is no matrix to be orthogonalised."""
 
@@ -237,13 +239,21 @@ def build_optimizer(module: Module, config: OptimizerConfig) -> AdamW:
     """AdamW with one or two parameter groups a prefix: with weight decay, and without for vectors.
 
     With ``muon_lr`` the hidden matrices of a prefix are a group of their own, ``PREFIX/muon``. Each group carries
-    ``name``, and its own peak as ``lr``.
+    ``name``, and its own peak as ``lr``. A part that ``module.own_rates`` names is a group of AdamW's with that rate,
+    the same all along.
     """
     groups: list[dict[str, Any]] = []
+    own: Mapping[str, float] = getattr(module, "own_rates", {})
+    if both := sorted(own.keys() & config.group_lr.keys()):
+        raise ValueError(
+            f"group_lr names {', '.join(both)}, which has a learning rate of its own: leave it out"
+        )
     hidden = set() if config.muon_lr is None else _hidden_matrices(module)
-    for prefix, named in parameter_groups(module.named_parameters(), config.group_lr).items():
+    hidden -= {name for name in hidden if any(_lies_under(name, prefix) for prefix in own)}
+    for prefix, named in parameter_groups(module.named_parameters(), [*config.group_lr, *own]).items():
         multiple = config.group_lr.get(prefix, 1.0)
-        lr = config.lr * multiple
+        lr = own.get(prefix, config.lr * multiple)
+        steady = {STEADY: True} if prefix in own else {}
         if orthogonal := [p for name, p in named if name in hidden]:
             assert config.muon_lr is not None  # else none is hidden
             groups.append(
@@ -256,9 +266,13 @@ def build_optimizer(module: Module, config: OptimizerConfig) -> AdamW:
         matrices = [p for _, p in named if p.ndim >= 2]
         vectors = [p for _, p in named if p.ndim < 2]
         if matrices:
-            groups.append({"params": matrices, "lr": lr, "weight_decay": config.weight_decay, "name": prefix})
+            groups.append(
+                {"params": matrices, "lr": lr, "weight_decay": config.weight_decay, "name": prefix, **steady}
+            )
         if vectors:
-            groups.append({"params": vectors, "lr": lr, "weight_decay": 0.0, "name": f"{prefix}/vectors"})
+            groups.append(
+                {"params": vectors, "lr": lr, "weight_decay": 0.0, "name": f"{prefix}/vectors", **steady}
+            )
     if not groups:
         raise ValueError("nothing to train: every parameter is frozen")
     # Fused AdamW: 22 ms against 68 ms (plain) and 80 ms (foreach) for 31 M parameters on one CPU thread.
@@ -290,11 +304,13 @@ def build_scheduler(optimizer: Optimizer, schedule: LRSchedule, steps_per_epoch:
     """
     per_epoch = steps_per_epoch if schedule.interval == "step" else 1
 
-    def function(peak: float) -> Callable[[int], float]:
-        floor = schedule.floor(peak)
+    def function(group: Mapping[str, Any]) -> Callable[[int], float]:
+        if group.get(STEADY):
+            return lambda count: 1.0
+        floor = schedule.floor(group["lr"])
         return lambda count: schedule.factor(count / per_epoch, floor)
 
-    scheduler = LambdaLR(optimizer, [function(group["lr"]) for group in optimizer.param_groups])
+    scheduler = LambdaLR(optimizer, [function(group) for group in optimizer.param_groups])
     return {"scheduler": scheduler, "interval": schedule.interval, "frequency": 1, "name": "lr"}
 
 
