@@ -11,12 +11,12 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from minifold_pl.callbacks import early_checks
+from minifold_pl.callbacks import early_checks, early_wiring
 from minifold_pl.callbacks.ddim_scores import choose_chains
 from minifold_pl.callbacks.early_checks import EarlyLimits, Finding
 from minifold_pl.callbacks.guard_events import record
 from minifold_pl.data.collate import collate
-from minifold_pl.data.dataset import ChainDataset
+from minifold_pl.data.dataset import ChainDataset, ChainItem
 from minifold_pl.data.store_format import StoreError
 from minifold_pl.diffusion.draws import keyed_generator
 from minifold_pl.modules.diffusion import DiffusionModule
@@ -201,10 +201,10 @@ class EarlySigns(pl.Callback):
         found = early_checks.measure(module, batches, self.seed, _at_once(trainer, module))
         return [
             *self._wiring(module, batches[0]),
-            early_checks.sampler_wiring(module, batches[0], self.limits, self.seed),
+            early_wiring.sampler_wiring(module, batches[0], self.limits, self.seed),
             early_checks.finite_losses(found),
-            early_checks.gradients(module, batches[0][:_GRADIENT_CHAINS], self.seed, trained=False),
-        ], float(found.loss.mean())
+            early_wiring.gradients(module, batches[0][:_GRADIENT_CHAINS], self.seed, trained=False),
+        ], early_checks.mean_loss(found)
 
     def _later(self, trainer: pl.Trainer, module: DiffusionModule) -> tuple[list[Finding], float]:
         batches, limits = self._chosen(trainer, module), self.limits
@@ -212,7 +212,7 @@ class EarlySigns(pl.Callback):
         findings = [
             *self._wiring(module, batches[0]),
             early_checks.finite_losses(found),
-            early_checks.gradients(module, batches[0][:_GRADIENT_CHAINS], self.seed, trained=True),
+            early_wiring.gradients(module, batches[0][:_GRADIENT_CHAINS], self.seed, trained=True),
             early_checks.right_scale(module, found, limits),
             early_checks.right_hand(module, found, limits),
             early_checks.told_apart(found, limits),
@@ -223,12 +223,12 @@ class EarlySigns(pl.Callback):
             findings.append(early_checks.above_floor(module, found, limits))
         if self.sequence_after is not None and self._taken >= self.sequence_after:
             findings.append(early_checks.reads_sequence(found, limits))
-        return findings, float(found.loss.mean())
+        return findings, early_checks.mean_loss(found)
 
     def _wiring(self, module: DiffusionModule, batch: ProteinBatch) -> list[Finding]:
-        if not early_checks.turns_along(module):
+        if not early_wiring.turns_along(module):
             return []
-        return [early_checks.equivariance(module, batch, self.limits, self.seed)]
+        return [early_wiring.equivariance(module, batch, self.limits, self.seed)]
 
     def _judge(self, trainer: pl.Trainer, findings: list[Finding], *, at_once: bool) -> None:
         step = trainer.global_step
@@ -264,7 +264,7 @@ class EarlySigns(pl.Callback):
             order = [order[i] for i in drawn.tolist()]
             short = [i for i in order if int(chains.lengths[i]) <= _SHORT]
             order = [*short, *sorted(set(order) - set(short), key=lambda i: int(chains.lengths[i]))]
-            items = []
+            items: list[ChainItem] = []
             for i in order:
                 if len(items) == self.chains:
                     break
