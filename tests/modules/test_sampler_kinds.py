@@ -13,10 +13,12 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
+from minifold_pl.cli.lightning_cli import resolve_config
 from minifold_pl.diffusion.draws import keyed_generator
 from minifold_pl.diffusion.edm import edm, edm_timesteps
 from minifold_pl.geometry.units import to_angstrom
 from minifold_pl.metrics.tm import tm_kabsch
+from minifold_pl.modules.load import build_module
 from minifold_pl.modules.sampling import SamplerConfig
 from minifold_pl.types import Denoised
 
@@ -145,8 +147,10 @@ def test_a_denoiser_that_knows_the_answer_is_followed_to_it(model, make_batch, s
         ({"kind": "heun", "churn": float("nan")}, "churn must be 0 or more, got nan"),
         (
             {"kind": "heun", "churn": 1.0, "churn_min": 2.0, "churn_max": 1.0},
-            "churn_max is 1.0, below churn_min 2.0",
+            "churn_max is 1.0; give a number from churn_min 2.0 on, or null",
         ),
+        # No JSON that others read has an infinity.
+        ({"kind": "heun", "churn": 1.0, "churn_max": float("inf")}, "churn_max is inf; give a number"),
         ({"kind": "euler", "noise_scale": 0.0}, "noise_scale must be above 0, got 0.0"),
         ({"kind": "euler", "rho": float("inf")}, "rho must be above 0, got inf"),
     ],
@@ -155,6 +159,13 @@ def test_settings_that_cannot_be_are_refused_by_name(wrong, said) -> None:
     with pytest.raises(ValueError) as error:
         SamplerConfig(**wrong)
     assert said in str(error.value)
+
+
+def test_a_config_chooses_the_sampler_of_predict_and_of_the_evaluations() -> None:
+    flags = [f"--model.init_args.sampler.{given}" for given in ("kind=heun", "steps=3", "churn_max=50.0")]
+    model = resolve_config("v13_small.yaml", [*flags, "--ddim.sampler.kind=euler", "--ddim.sampler.steps=2"])
+    assert build_module(model["model"]).sampler == SamplerConfig(kind="heun", steps=3, churn_max=50.0)
+    assert (model["ddim"]["sampler"]["kind"], model["ddim"]["sampler"]["steps"]) == ("euler", 2)
 
 
 def test_ddim_is_what_it_was_where_nothing_is_said() -> None:

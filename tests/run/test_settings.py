@@ -50,6 +50,7 @@ def test_settings_that_came_or_went_are_changes() -> None:
     [
         ("trainer.max_epochs", 90), ("data.num_workers", 0), ("run.dir", "elsewhere"), ("trainer.callbacks", [{}]),
         ("ddim.chains", 4), ("patience.patience", 3), ("trainer.log_every_n_steps", 1), ("trainer.devices", 2),
+        ("model.init_args.sampler.kind", "heun"),
     ],
 )  # fmt: skip
 def test_harmless_changes_leave_the_fingerprint(name: str, value: object) -> None:

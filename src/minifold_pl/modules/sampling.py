@@ -83,8 +83,10 @@ class SamplerConfig:
         for name in ("churn", "churn_min"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if self.churn_max is not None and not self.churn_min <= self.churn_max:
-            raise ValueError(f"churn_max is {self.churn_max}, below churn_min {self.churn_min}")
+        if self.churn_max is not None and not self.churn_min <= self.churn_max < math.inf:
+            raise ValueError(
+                f"churn_max is {self.churn_max}; give a number from churn_min {self.churn_min} on, or null"
+            )
         for name in ("rho", "noise_scale", "step_scale"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
