@@ -41,11 +41,7 @@ _NUMBERS = (
     ("sigma-max", "S", "heun, euler: noise σ to begin at, in model units (80 unless configured)"),
     ("sigma-min", "S", "heun, euler: σ before the last step (0.002 unless configured)"),
     ("rho", "P", "heun, euler: the higher, the more of the steps are at little noise (7 unless configured)"),
-    (
-        "churn",
-        "X",
-        "heun, euler: fresh noise over all steps, S_churn; 0 (unless configured) is deterministic",
-    ),
+    ("churn", "X", "heun, euler: fresh noise over all steps, S_churn; 0 (unless configured): none"),
     ("churn-min", "S", "heun, euler: no fresh noise below this σ (0 unless configured)"),
     ("churn-max", "S", "heun, euler: no fresh noise above this σ (no limit unless configured)"),
     ("noise-scale", "X", "heun, euler: factor of the fresh noise (1 unless configured)"),
