@@ -222,7 +222,8 @@ class SequencePretraining(ContactClassifierModule):
         return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
 
     def _hide(self, batch: ProteinBatch, *key: int | str) -> Int[Tensor, "b n"]:
-        if self.residues is None or batch.tokens.is_meta:  # of a batch that has shapes alone nothing can be hidden
+        # Of a batch that has shapes alone nothing can be hidden.
+        if self.residues is None or batch.tokens.is_meta:
             return batch.tokens
         return hide_residues(batch.tokens, self.hidden_share, batch.names, self.seed, *key)
 
