@@ -220,6 +220,14 @@ def test_a_checkpoint_without_a_head_loads_and_samples_without_confidence(diffus
     assert module.sample(batch, FEW, seed=0, keys=batch.names).confidence is None
 
 
+def test_what_a_step_costs_is_told_of_shapes_alone():
+    with torch.device("meta"):
+        module = with_confidence().to("meta")
+        total, terms = module.losses(module.example_batch(2, 24))
+    total.backward()
+    assert CONFIDENCE not in terms
+
+
 def test_more_steps_than_the_schedule_has_are_refused_at_once():
     with pytest.raises(Exception, match="steps is 5000"):
         instantiate_model("v13_small.yaml", ["--model.init_args.confidence={steps: 5000}"])
@@ -232,7 +240,8 @@ def test_other_denoisers_are_judged_too(config, batch, make_batch):
         small = ("denoiser.init_args.layers=2", "denoiser.init_args.d=32", "pair_stack.init_args.blocks=1")
     torch.manual_seed(0)
     module = with_confidence(config, *small, chains=1)
-    total, terms = module.losses(batch)
-    assert total.isfinite() and terms[CONFIDENCE].isfinite()
+    loss = module.judged_samples(batch, "here").loss.mean()
+    loss.backward()
+    assert loss.isfinite() and module.confidence_head.bins.bias.grad.any()
     module.eval()
     assert module.sample(batch, FEW, seed=0, keys=batch.names).confidence.isfinite().all()

@@ -427,17 +427,16 @@ class DiffusionModule(StructureSampling):
         return prediction, target
 
     def losses(self, batch: ProteinBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """See :meth:`MinifoldModule.losses`; at the middle timestep, without self-conditioning."""
+        """See :meth:`MinifoldModule.losses`; at the middle timestep, without self-conditioning.
+
+        Without that of the confidence, which looks at drawn structures: not a matter of shapes alone.
+        """
         target = self.target(batch)
         t = torch.full((len(batch),), self.noise_schedule.timesteps // 2, device=target.x0.device)
         draws = Draws(t, torch.randn_like(target.x0))
         prediction, target = self.predict_structure(batch, batch.tokens, target, draws, False)
         terms = self.objective(prediction, target)
-        total = weighted_total(terms, weights_at(self.loss_weights, 1))
-        if self.confidence is not None:
-            terms[CONFIDENCE] = self.judged_samples(batch, "losses").loss.mean()
-            total = total + self.confidence.weight * terms[CONFIDENCE]
-        return total, terms
+        return weighted_total(terms, weights_at(self.loss_weights, 1)), terms
 
     # --- training --------------------------------------------------------------------------------
 
