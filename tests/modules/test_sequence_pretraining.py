@@ -151,6 +151,7 @@ def test_it_learns_a_few_sequences_by_heart(module, sequences) -> None:
 
 
 def test_its_checkpoint_is_an_encoder_for_the_second_stage(module, tmp_path) -> None:
+    module.model_config = {"init_args": {"weights": {"contact": 0.0}}}
     checkpoint = {"state_dict": module.state_dict(), "global_step": 1, "epoch": 0}
     module.on_save_checkpoint(checkpoint)
     save(checkpoint, tmp_path / "pre.ckpt")
@@ -158,6 +159,20 @@ def test_its_checkpoint_is_an_encoder_for_the_second_stage(module, tmp_path) -> 
     load_encoder(second.encoder, tmp_path / "pre.ckpt")
     for name, value in module.encoder.state_dict().items():
         assert torch.equal(second.encoder.state_dict()[name], value)
+    second.encoder.requires_grad_(False)
+    with pytest.warns(UserWarning, match="pair features are RANDOM, and it is frozen"):
+        load_encoder(second.encoder, tmp_path / "pre.ckpt")
+
+
+def test_stage_1_goes_on_from_it_with_structures(module, tmp_path, capsys) -> None:
+    checkpoint = {"state_dict": module.state_dict(), "global_step": 1, "epoch": 0}
+    module.on_save_checkpoint(checkpoint)
+    save(checkpoint, tmp_path / "pre.ckpt")
+    stage_1 = instantiate_model("contact_small.yaml")
+    stage_1.initialise(tmp_path / "pre.ckpt")
+    for name, value in module.encoder.state_dict().items():
+        assert torch.equal(stage_1.encoder.state_dict()[name], value)
+    assert all(parameter.requires_grad for parameter in stage_1.parameters())
 
 
 def test_diagnose_overfit_takes_it(module, batch) -> None:

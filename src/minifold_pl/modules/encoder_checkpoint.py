@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.nn import Module
 
 from minifold_pl.checkpoint.contents import read_checkpoint
@@ -19,7 +20,7 @@ def load_encoder(encoder: Module, path: str | Path) -> None:
         ValueError: The file is missing, damaged, of the other stage, or its encoder has other shapes.
     """
     checkpoint = read_checkpoint(Path(path))
-    check_stage(checkpoint, "contact", f"encoder_ckpt {path}")
+    about = check_stage(checkpoint, "contact", f"encoder_ckpt {path}")
     state = {
         name.removeprefix(_PREFIX): value
         for name, value in checkpoint["state_dict"].items()
@@ -38,3 +39,10 @@ def load_encoder(encoder: Module, path: str | Path) -> None:
             "give model.init_args.encoder the sizes that stage 1 was trained with"
         )
     encoder.load_state_dict(state)
+    weights = about.get("model_config", {}).get("init_args", {}).get("weights") or {}
+    if weights.get("contact") == 0 and not any(parameter.requires_grad for parameter in encoder.parameters()):
+        rank_zero_warn(
+            f"the encoder of {path} was trained on sequences alone: its pair features are RANDOM, and it is frozen. "
+            "Set model.init_args.freeze_encoder to false, or train it on contacts first: contact.yaml with "
+            f"--model.init_args.init_from.ckpt {path}"
+        )
