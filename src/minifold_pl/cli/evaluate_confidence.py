@@ -64,7 +64,7 @@ class ConfidenceOfSamples:
         return {CONFIDENCE: ((confidence * batch.ca_mask).sum(-1) / kept_residues).double()}
 
     def results(self, seed: int) -> tuple[dict[str, Any], CalibrationMap | None]:
-        """What stands in the summary, and the calibration by all chains; none from fewer than two of them."""
+        """What stands in the summary, and the calibration by all chains; none from those of a single cluster."""
         predicted, real, chain = (
             np.concatenate(kept) if kept else np.zeros(0)
             for kept in (self._predicted, self._real, self._chain)

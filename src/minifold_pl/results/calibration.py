@@ -72,7 +72,7 @@ def read_calibration(path: str | Path) -> Calibration:
         if not (path / CALIBRATION).is_file():
             raise NoCalibration(
                 f"{path} holds no {CALIBRATION}: evaluate writes it for a model with a confidence head "
-                "(model.init_args.confidence), from two chains on"
+                "(model.init_args.confidence), from chains of two clusters on"
             )
         path /= CALIBRATION
     try:
