@@ -61,8 +61,8 @@ def confidence_logits(
         noise = centered_noise(condition.mask, generators, ca.dtype)
         last = torch.full((len(ca),), denoiser.timesteps - 1, device=ca.device)
         guess, single = denoiser.with_features(noise, last, condition)
-        structures = (to_angstrom(guess.x0, unit), ca, condition.mask)
-        agreement = kept_shares(*map(_measurable, structures), AGREEMENT_TOLERANCES).to(ca.device)
+        second, first, mask = map(_measurable, (to_angstrom(guess.x0, unit), ca, condition.mask))
+        agreement = kept_shares(second, first, mask, AGREEMENT_TOLERANCES).to(ca.device)
     logits: Tensor = head(single.detach(), agreement)
     return logits
 
