@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from minifold_pl.cli.ladder import ABLATIONS, OPTIONS
 from minifold_pl.cli.lightning_cli import instantiate_model
 from minifold_pl.cli.main import main
 from minifold_pl.data.tokenizer import null_tokens
@@ -21,17 +22,6 @@ from minifold_pl.modules.sampling import SamplerConfig
 from minifold_pl.types import Denoised
 
 MODEL = "--model.init_args."
-ABLATIONS = {
-    "x0": "denoising_weights=null", "lddt": "denoising_weights.lddt=0", "min-SNR floor": "x0_weighting.floor=0",
-    "FAPE clamp": "fape_clamp_share=1.0", "distogram": "trunk_losses.distogram=0",
-    "trunk heads": "trunk_losses=null", "distance bias": "denoiser.init_args.distance_bias=false",
-    "chain frame": "denoiser.init_args.chain_frame=false", "aligned": "denoiser.init_args.aligned=false",
-    "residues' own frames": "snr_gated_frames=true", "scaled start": "scaled_start=false",
-    "learned null": "null_condition=mask", "noise draws": "noise_draws=1",
-    "self-conditioning": "self_conditioning=0.25",
-    "recycling": "recycles=2", "hidden residues": "trunk_losses.hidden_residues=0.1",
-}  # fmt: skip
-"""Each choice of v15, switched off, and each option that it leaves off, switched on."""
 
 
 @pytest.fixture(scope="session")
@@ -94,11 +84,11 @@ def test_gated_as_v14_it_does_not(small: DiffusionModule) -> None:
     assert (there - here @ q.T).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
-def test_each_choice_is_one_setting_and_a_step_without_it_works(name: str) -> None:
+@pytest.mark.parametrize("override", [*filter(None, ABLATIONS.values()), *OPTIONS.values()])
+def test_each_choice_is_one_setting_and_a_step_without_it_works(override: str) -> None:
     """On the meta device shapes are all there is."""
     with torch.device("meta"):
-        module = instantiate_model("v15_small", [MODEL + ABLATIONS[name]]).to("meta")
+        module = instantiate_model("v15_small", [MODEL + override]).to("meta")
         total, terms = module.losses(module.example_batch(2, 24))
         assert terms.keys() == final_weights(module.loss_weights).keys()
         total.backward()

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from minifold_pl.cli import ladder
 from minifold_pl.cli.allocator import return_large_blocks
 from minifold_pl.cli.checkpoint_chains import chains_of, load_checkpoint
 from minifold_pl.cli.errors import UserError
@@ -56,6 +57,15 @@ _KINDS: dict[str, tuple[str, str, str]] = {
         "minifold-pl diagnose gradients runs/v13/checkpoints/best.ckpt --data STORE\n"
         "  minifold-pl diagnose gradients runs/contact --depth 3 --json",
     ),
+    "ladder": (
+        "does a model learn? Seven questions, from the sampler to real chains, each with a number",
+        "Train a config's model from fresh weights for minutes: on one chain, on 32, on the synthetic set, on real "
+        "chains; and with each of v15's choices switched off. Every number stands beside its goal and what trivial "
+        "predictions score. Times are for 2 CPU cores; results are kept in ladder.json of --out.",
+        "minifold-pl diagnose ladder --config v15_ladder.yaml --data STORE\n"
+        "  minifold-pl diagnose ladder --rungs 5 --out ladder\n"
+        "  minifold-pl diagnose ladder --rungs 7 --minutes 10 --threads 1 --jobs 2",
+    ),
 }
 _CHAINS = {"noise": 64, "sequence": 64, "overfit": 1, "gradients": 16}
 _BATCH = {"noise": 8, "sequence": 8, "gradients": 2}
@@ -73,6 +83,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def _add_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
+    if kind == "ladder":
+        ladder.add_arguments(parser)
+        return
     overfit = kind == "overfit"
     parser.add_argument(
         "ckpt", metavar="CHECKPOINT", type=Path, nargs="?" if overfit else None,
@@ -300,4 +313,7 @@ def _tell(args: argparse.Namespace, content: dict[str, Any], show: Callable[[dic
 
 
 _ADD = {"noise": _add_noise, "sequence": _add_sequence, "overfit": _add_overfit, "gradients": _add_gradients}
-_RUN = {"noise": run_noise, "sequence": run_sequence, "overfit": run_overfit, "gradients": run_gradients}
+_RUN = {
+    "noise": run_noise, "sequence": run_sequence, "overfit": run_overfit, "gradients": run_gradients,
+    "ladder": ladder.run,
+}  # fmt: skip

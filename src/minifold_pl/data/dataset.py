@@ -5,6 +5,8 @@ An item is a pure function of (seed, epoch, chain): no worker, batch or earlier 
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -153,6 +155,14 @@ class ChainDataset(torch.utils.data.Dataset[ChainItem]):
         order = order[~alone[order]]
         _, first = np.unique(clusters[order], return_index=True)
         return np.sort(np.concatenate([chains[alone], chains[order[first]]]))
+
+    def only(self, places: Sequence[int]) -> ChainDataset:
+        """The same data set with nothing but these of its items, in this order."""
+        fewer = copy.copy(self)
+        fewer.indices = self.indices[list(places)]
+        if self.quarantine is not None:
+            fewer.quarantine = Quarantine(self.store, fewer.indices, self.seed)
+        return fewer
 
     @property
     def lengths(self) -> Int[np.ndarray, " c"]:

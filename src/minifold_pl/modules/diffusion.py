@@ -401,9 +401,11 @@ class DiffusionModule(StructureSampling):
         if self.trunk_heads is not None and self.objective.trunk is not None:
             trunk = ask(self.trunk_heads, self.objective.trunk, self.encoder, features, condition.pair)
         if copies > 1:
-            pair = condition.pair  # the largest of all: read by all copies, held once
-            condition = map_tensors(lambda x: _repeat(x, copies), condition._replace(pair=None))._replace(
-                pair=pair
+            # The pair features, largest of all, are held once and read by all copies.
+            condition = condition._replace(
+                single=_repeat(condition.single, copies),
+                mask=_repeat(condition.mask, copies),
+                bonded=_repeat(condition.bonded, copies),
             )
             target = map_tensors(lambda x: _repeat(x, copies), target)
             log_rg = _repeat(log_rg, copies)

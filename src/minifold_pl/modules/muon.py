@@ -59,7 +59,7 @@ class MuonAdamW(AdamW):
             if parameter.grad is not None:
                 by_shape[parameter.shape, parameter.device].append(parameter)
         for (shape, _), parameters in by_shape.items():
-            gradients = [p.grad for p in parameters]
+            gradients = [p.grad for p in parameters if p.grad is not None]
             momenta = [self._momentum(p) for p in parameters]
             torch._foreach_mul_(momenta, MOMENTUM)
             torch._foreach_add_(momenta, gradients)

@@ -1,0 +1,114 @@
+"""The ladder's command: what it measures, what it keeps, and when it fails."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from minifold_pl.cli import ladder, ladder_rungs
+from minifold_pl.cli.ladder_rungs import Goal, Rung
+from minifold_pl.cli.main import main
+from minifold_pl.data.synthetic import SyntheticConfig
+
+
+@pytest.fixture
+def small_set(monkeypatch) -> None:
+    monkeypatch.setattr(
+        ladder_rungs, "SYNTHETIC", SyntheticConfig(n=60, folds=5, min_length=24, max_length=34)
+    )
+    monkeypatch.setattr(ladder_rungs, "_LIBRARY", 6)
+    monkeypatch.setattr(ladder_rungs, "_DRAWN", 2)
+    monkeypatch.setattr(ladder_rungs, "_WINDOW", 24)
+
+
+@pytest.fixture(autouse=True)
+def threads() -> None:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def climb(out: Path, *arguments: str) -> int:
+    return main(["diagnose", "ladder", "--out", str(out), "--threads", "1", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("value", "at_least", "met"),
+    [(0.6, True, True), (0.59, True, False), (0.6, False, True), (0.61, False, False), (math.nan, True, False),
+     (math.nan, False, False)],
+)  # fmt: skip
+def test_a_goal_is_met_at_its_target_and_never_by_nan(value: float, at_least: bool, met: bool) -> None:
+    assert Goal(name="x", value=value, target=0.6, at_least=at_least).met is met
+
+
+def test_one_missed_goal_fails_a_rung() -> None:
+    rung = Rung(number=1, title="x", goals=[Goal(name="a", value=1.0, target=0.5)])
+    assert rung.met and rung.told()["met"]
+    rung.goals.append(Goal(name="b", value=0.4, target=0.5))
+    assert not rung.met and not rung.told()["met"]
+
+
+def test_sampler_and_equivariance_pass_for_v15_and_are_kept(small_set, tmp_path: Path, capsys) -> None:
+    assert climb(tmp_path, "--rungs", "1,2") == 0
+    assert "rung 2" in capsys.readouterr().out
+    kept = json.loads((tmp_path / ladder.RESULTS).read_text())
+    assert kept.keys() == {"1", "2"}
+    assert all(goal["met"] for rung in kept.values() for goal in rung["goals"])
+    wrong = [goal["value"] for goal in kept["1"]["goals"] if not goal["at_least"]]
+    assert len(wrong) == 3 and max(wrong) < 0.5
+
+
+def test_equivariance_fails_for_a_gated_model(small_set, tmp_path: Path) -> None:
+    """v13 blends residue frames with the identity where the noise is high."""
+    assert climb(tmp_path, "--rungs", "2", "--config", "v13_small.yaml") == 1
+
+
+@pytest.mark.slow
+def test_folds_are_scored_beside_the_baselines_and_a_model_that_hardly_trained_fails(
+    small_set, tmp_path: Path
+) -> None:
+    assert climb(tmp_path, "--rungs", "5", "--scale", "0.001") == 1
+    rung = json.loads((tmp_path / ladder.RESULTS).read_text())["5"]
+    assert not rung["met"] and rung["training"]["steps"] >= 1
+    for label in ("seen folds", "unseen folds"):
+        rows = {
+            row.split(": ")[1]: scores for row, scores in rung["rows"].items() if row.startswith(f"{label}:")
+        }
+        assert rows.keys() == {
+            "model", "another random chain", "centroid", "ideal helix", "mirrored truth", "truth"
+        }  # fmt: skip
+        assert rows["truth"]["tm_score"]["mean"] == pytest.approx(1, abs=1e-6)
+        assert {"tm_score", "lddt_ca", "x0_tm_t975"} <= rows["model"].keys()
+    asked = [goal["name"] for goal in rung["goals"]]
+    assert sum("unseen" in name for name in asked) == 3
+    assert not any("truth" in name for name in asked)
+
+
+@pytest.mark.slow
+def test_a_set_made_otherwise_is_no_set_of_rung_5(small_set, tmp_path: Path, monkeypatch, capsys) -> None:
+    climb(tmp_path, "--rungs", "5", "--scale", "0.0001")
+    monkeypatch.setattr(
+        ladder_rungs, "SYNTHETIC", SyntheticConfig(n=60, folds=5, min_length=24, max_length=34, seed=1)
+    )
+    assert climb(tmp_path, "--rungs", "5", "--scale", "0.0001") == 1
+    assert "is not the synthetic set of rung 5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(["--rungs", "8"], "1 to 7"), (["--rungs", "x"], "1 to 7"), (["--scale", "0"], "--scale"),
+     (["--rungs", "7", "--only", "y"], "--only y")],
+)  # fmt: skip
+def test_wrong_use_is_told(arguments: list[str], told: str, tmp_path: Path, capsys) -> None:
+    assert climb(tmp_path, *arguments) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rung", ["3", "4", "6"])
+def test_real_chains_are_asked_for(rung: str, tmp_path: Path, capsys) -> None:
+    assert climb(tmp_path, "--rungs", rung) == 1
+    assert "--data" in capsys.readouterr().err

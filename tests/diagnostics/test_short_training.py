@@ -1,0 +1,76 @@
+"""Training for a given time: it learns, it ends in time, and the same seed takes the same first steps."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from minifold_pl.data.dataset import ChainDataset
+from minifold_pl.diagnostics import short_training
+from minifold_pl.diagnostics.short_training import ShortTraining, TrainingPoint, train_for
+from minifold_pl.modules.diffusion import DiffusionModule
+
+CONFIG = ShortTraining(seconds=1e9, batch_size=2, noise_draws=2, warmup_steps=5)
+
+
+class Clock:
+    """A second a look."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch) -> None:
+    monkeypatch.setattr(short_training, "monotonic", Clock())
+
+
+def test_it_learns_and_ends_with_the_averaged_weights(
+    diffusion: DiffusionModule, chains: ChainDataset
+) -> None:
+    points: list[TrainingPoint] = []
+    end = train_for(diffusion, chains, replace(CONFIG, seconds=70.0), points.append, every=12.0)
+    assert not diffusion.training
+    assert end.skipped == 0 and end.steps > 15 and end.chains <= 2 * end.steps
+    assert points[-1].terms["total"] < 0.95 * points[0].terms["total"]
+    assert [p.step for p in points] == sorted({p.step for p in points})
+
+
+def test_the_same_seed_takes_the_same_steps_and_another_takes_others(
+    diffusion: DiffusionModule, chains: ChainDataset
+) -> None:
+    def weights(seed: int) -> torch.Tensor:
+        module = copy.deepcopy(diffusion)
+        short_training.monotonic = Clock()
+        train_for(module, chains, replace(CONFIG, seconds=12.0, seed=seed))
+        return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+    first = weights(0)
+    assert torch.equal(first, weights(0))
+    assert not torch.equal(first, weights(1))
+
+
+def test_every_chain_is_seen_once_an_epoch(chains: ChainDataset) -> None:
+    seen: dict[int, list[int]] = {}
+    for epoch, places in short_training._batches(chains, CONFIG):
+        if epoch == 3:
+            break
+        seen.setdefault(epoch, []).extend(places)
+        assert len(places) <= 2
+    assert all(sorted(places) == list(range(len(chains))) for places in seen.values())
+    assert seen[0] != seen[1]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"seconds": 0.0}, {"lr": -1.0}, {"batch_size": 0}, {"ema_decay": 1.0}], ids=str
+)
+def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        replace(CONFIG, **wrong)
