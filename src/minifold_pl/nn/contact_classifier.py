@@ -39,6 +39,7 @@ class ContactClassifier(StructureEncoder):
         positions: longest token sequence, CLS and EOS included.
         max_rel: largest sequence separation told apart in the pair features.
         dropout: share of a tower branch's channels dropped while training.
+        window: neighbours that each token of a tower reads through one map before it attends; odd, 0 for none.
     """
 
     def __init__(
@@ -55,12 +56,24 @@ class ContactClassifier(StructureEncoder):
         positions: int = 512,
         max_rel: int = 32,
         dropout: float = 0.1,
+        window: int = 0,
     ) -> None:
         super().__init__()
         if architectures < 1:
             raise ValueError(f"architectures={architectures}: the label set needs at least one entry")
         self.encoder = ContactEncoder(
-            d, d_pair, towers, layers, heads, ffn, outer_hidden, pair_heads, positions, max_rel, dropout
+            d,
+            d_pair,
+            towers,
+            layers,
+            heads,
+            ffn,
+            outer_hidden,
+            pair_heads,
+            positions,
+            max_rel,
+            dropout,
+            window,
         )
         self.d_single, self.d_pair, self.d_pooled = d, d_pair, d
         self.classes = nn.Linear(d, len(CATH_CLASSES))

@@ -132,6 +132,7 @@ class ContactEncoder(nn.Module):
         positions: longest token sequence, CLS and EOS included.
         max_rel: largest sequence separation told apart in the pair features.
         dropout: share of a tower branch's channels dropped while training.
+        window: neighbours that each token of a tower reads through one map before it attends; odd, 0 for none.
     """
 
     def __init__(
@@ -147,12 +148,15 @@ class ContactEncoder(nn.Module):
         positions: int = 512,
         max_rel: int = 32,
         dropout: float = 0.1,
+        window: int = 0,
     ) -> None:
         super().__init__()
         self.d_single, self.d_pair, self.d_pooled = d, d_pair, d
         self.tokens = nn.Embedding(VOCABULARY_SIZE, d)
         self.positions = nn.Embedding(positions, d)
-        self.towers = nn.ModuleList(TransformerTower(d, layers, heads, ffn, dropout) for _ in range(towers))
+        self.towers = nn.ModuleList(
+            TransformerTower(d, layers, heads, ffn, dropout, window) for _ in range(towers)
+        )
         self.relative_position = LinearRelativePosition(d_pair, max_rel)
         self.contact_blocks = nn.ModuleList(
             ContactBlock(d, d_pair, outer_hidden, pair_heads) for _ in range(towers)
