@@ -40,12 +40,12 @@ def small(_small: DiffusionModule) -> DiffusionModule:
     return copy.deepcopy(_small)
 
 
-def test_at_full_width_it_counts_35_million_and_its_own_parts_less_than_a_tenth_of_one() -> None:
+def test_at_full_width_it_counts_35_million_and_its_own_parts_less_than_a_third_of_one() -> None:
     with torch.device("meta"):
         module, before = instantiate_model("v15"), instantiate_model("v14")
     counts = [sum(p.numel() for p in m.parameters()) for m in (module, before)]
     assert 35e6 < counts[0] < 36e6
-    assert 0 < counts[0] - counts[1] < 1e5
+    assert 0 < counts[0] - counts[1] < 1e6 / 3
     assert sum(p.numel() for p in module.parameters() if p.requires_grad) > counts[0] - 1e4
 
 

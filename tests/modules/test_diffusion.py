@@ -284,3 +284,29 @@ def test_impossible_settings_are_refused_by_name(setting) -> None:
 
     with pytest.raises(UserError, match=setting.split("=")[0]):
         instantiate_model("v13_small.yaml", [f"--model.init_args.{setting}"])
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["plain", "distance bias"])
+def test_each_noised_copy_reads_the_pair_features_of_its_own_chain(bias: bool) -> None:
+    """Two different chains, three copies: what each copy becomes is what it becomes alone."""
+    torch.manual_seed(0)
+    module = instantiate_model(
+        "v15_small", [f"--model.init_args.denoiser.init_args.distance_bias={bias}"]
+    ).eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        batch = module.example_batch(2, 24)
+        batch = replace(
+            batch, tokens=torch.cat([batch.tokens[:1], batch.tokens[:1, [0, *range(24, 0, -1), 25]]])
+        )
+        t, noise = torch.tensor([100, 300, 500, 700, 900, 50]), torch.randn(6, 24, 3)
+        together, _ = module.predict_structure(
+            batch, batch.tokens, module.target(batch), Draws(t, noise), True
+        )
+        for copy in range(3):
+            rows = slice(2 * copy, 2 * copy + 2)
+            alone, _ = module.predict_structure(
+                batch, batch.tokens, module.target(batch), Draws(t[rows], noise[rows]), True
+            )
+            torch.testing.assert_close(together.x0[rows], alone.x0, rtol=1e-4, atol=1e-4)

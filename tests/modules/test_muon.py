@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from minifold_pl.modules.muon import MuonAdamW, orthogonalised
-from minifold_pl.modules.optim import OptimizerConfig, build_optimizer
+from minifold_pl.modules.optim import OptimizerConfig, build_optimizer, check_groups
+from minifold_pl.nn.embeddings import LinearRelativePosition
 
 CONFIG = OptimizerConfig(lr=1e-2, muon_lr=2e-2, weight_decay=0.1, group_lr={"trunk": 2.0})
 
@@ -118,6 +121,51 @@ def test_it_learns_and_a_parameter_without_a_gradient_stays(model: nn.Module) ->
         assert torch.equal(p, still[name])
 
 
-def test_a_rate_that_is_none_is_refused() -> None:
+def test_under_a_gradient_scaler_an_overflow_changes_nothing(model: nn.Module) -> None:
+    optimizer = build_optimizer(model, CONFIG)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    before = copy.deepcopy(model.state_dict())
+    scaler.scale(loss(model, 0) * math.inf).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+    optimizer.zero_grad()
+    scaler.scale(loss(model, 1)).backward()
+    scaler.step(optimizer)
+    plain = copy.deepcopy(model)
+    plain.load_state_dict(before)
+    train(plain, build_optimizer(plain, CONFIG), range(1, 2))
+    for a, b in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_hooks_around_a_step_are_run_once(model: nn.Module) -> None:
+    torch.optim.AdamW(
+        [nn.Parameter(torch.zeros(2))]
+    )  # torch puts its hooks around a class when it is first made
+    optimizer = build_optimizer(model, CONFIG)
+    calls: list[None] = []
+    optimizer.register_step_post_hook(lambda *_: calls.append(None))
+    train(model, optimizer, range(1))
+    assert len(calls) == 1
+
+
+def test_tables_of_vectors_are_not_its_own() -> None:
+    model = nn.ModuleDict({"place": LinearRelativePosition(16, 20), "map": nn.Linear(16, 16)})
+    groups = {
+        g["name"]: g["params"] for g in build_optimizer(model, OptimizerConfig(muon_lr=1e-2)).param_groups
+    }
+    assert [p is model["map"].weight for p in groups["rest/muon"]] == [True]
+
+
+def test_a_state_of_other_groups_is_refused_and_says_what_differs(model: nn.Module) -> None:
+    state = build_optimizer(model, CONFIG).state_dict()
+    check_groups(state, model, CONFIG)
+    with pytest.raises(ValueError, match="trunk/muon, this config's has trunk: .*muon_lr"):
+        check_groups(state, model, replace(CONFIG, muon_lr=None))
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, math.nan, math.inf])
+def test_a_rate_that_is_none_is_refused(rate: float) -> None:
     with pytest.raises(ValueError, match="muon_lr"):
-        OptimizerConfig(muon_lr=0.0)
+        OptimizerConfig(muon_lr=rate)

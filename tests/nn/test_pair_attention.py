@@ -50,9 +50,13 @@ def test_pair_features_without_a_gradient_cost_none():
 
 @pytest.mark.parametrize("known_bias", [True, False])
 def test_copies_of_a_chain_that_share_pair_features_get_what_repeated_ones_give_them(known_bias):
-    """Copy-major: all chains, then all chains again."""
-    queries, keys, key_bias, _, weight, bias, pair_bias = arguments(known_bias)
-    pair = torch.randn(1, 5, 5, 6, dtype=torch.float64, requires_grad=True)
+    """Three copies of two chains, copy-major: all chains, then all chains again."""
+    shapes = ((6, 3, 5, 4), (6, 3, 5, 4), (6, 3, 5), (2, 5, 5, 6), (3, 6), (3,), (6, 3, 5, 5))
+    queries, keys, key_bias, pair, weight, bias, pair_bias = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes
+    )
+    if not known_bias:
+        pair_bias = None
     others = [queries, keys, key_bias, weight, bias, *([pair_bias] if known_bias else [])]
 
     def gradients(pair, shared):
@@ -63,7 +67,7 @@ def test_copies_of_a_chain_that_share_pair_features_get_what_repeated_ones_give_
             x.grad = None
         return found
 
-    for a, b in zip(gradients(pair, pair), gradients(pair, pair.repeat(2, 1, 1, 1)), strict=True):
+    for a, b in zip(gradients(pair, pair), gradients(pair, torch.cat([pair, pair, pair])), strict=True):
         assert (a is None and b is None) or torch.allclose(a, b, rtol=1e-9, atol=1e-11)
 
 

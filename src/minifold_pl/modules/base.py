@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -23,6 +24,7 @@ from minifold_pl.modules.optim import (
     OptimizerConfig,
     build_optimizer,
     build_scheduler,
+    check_groups,
     group_rates,
     take_rates,
 )
@@ -319,9 +321,13 @@ class MinifoldModule(pl.LightningModule):
         """Refuse a checkpoint of the other stage.
 
         Raises:
-            ValueError: The checkpoint is of another stage or another program.
+            ValueError: The checkpoint is of another stage or another program, or training is to go on with an optimizer
+                whose groups are others.
         """
         check_stage(checkpoint, self.stage, "this checkpoint")
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            for state in checkpoint.get("optimizer_states", []):
+                check_groups(state, self, self.optimizer_config)
         self.architecture_labels = tuple(checkpoint[CHECKPOINT_KEY]["architectures"])
         self._restored = True
         self.initialised = dict(checkpoint[CHECKPOINT_KEY].get("initialised") or {})

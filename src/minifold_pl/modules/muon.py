@@ -35,6 +35,12 @@ class MuonAdamW(AdamW):
     AdamW's are.
     """
 
+    def __init__(self, params: Any, **settings: Any) -> None:
+        super().__init__(params, **settings)
+        # A gradient scaler is to unscale, and to leave out what overflowed, before any step: only the fused part of this
+        # one could do that by itself.
+        self._step_supports_amp_scaling = False
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move all parameters that have a gradient."""
         loss = None
@@ -44,7 +50,7 @@ class MuonAdamW(AdamW):
         groups = self.param_groups
         try:
             self.param_groups = [group for group in groups if not group.get(MUON)]
-            super().step()
+            _plain_step(self)
         finally:
             self.param_groups = groups
         for group in groups:
@@ -77,6 +83,12 @@ class MuonAdamW(AdamW):
         state["step"] += 1
         momentum: Tensor = state["momentum"]
         return momentum
+
+
+def _plain_step(optimizer: AdamW) -> None:
+    """AdamW's step without the hooks that torch puts around it: those of the whole step are run already."""
+    step = AdamW.step
+    getattr(step, "__wrapped__" if getattr(step, "hooked", False) else "__call__")(optimizer)
 
 
 def orthogonalised(matrices: Float[Tensor, "n r c"]) -> Float[Tensor, "n r c"]:

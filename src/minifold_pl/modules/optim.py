@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from minifold_pl.modules.muon import MUON, MuonAdamW
+from minifold_pl.nn.embeddings import RelativePosition
 
 REST = "rest"
 """Name of the group that holds every parameter no prefix claims."""
@@ -43,7 +44,7 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ValueError(f"lr must be above 0, got {self.lr}")
-        if self.muon_lr is not None and self.muon_lr <= 0:
+        if self.muon_lr is not None and not 0 < self.muon_lr < math.inf:
             raise ValueError(f"muon_lr must be above 0, or null for AdamW alone; got {self.muon_lr}")
         bad = {k: v for k, v in self.group_lr.items() if v <= 0}
         if bad:
@@ -285,7 +286,7 @@ def _hidden_matrices(module: Module) -> set[str]:
     embeddings = {
         f"{name}.weight"
         for name, part in module.named_modules()
-        if isinstance(part, Embedding | EmbeddingBag)
+        if isinstance(part, Embedding | EmbeddingBag | RelativePosition)
     }
     return {
         name
@@ -312,6 +313,32 @@ def build_scheduler(optimizer: Optimizer, schedule: LRSchedule, steps_per_epoch:
 
     scheduler = LambdaLR(optimizer, [function(group) for group in optimizer.param_groups])
     return {"scheduler": scheduler, "interval": schedule.interval, "frequency": 1, "name": "lr"}
+
+
+def check_groups(saved: Mapping[str, Any], module: Module, config: OptimizerConfig) -> None:
+    """Refuse the state of an optimizer with other parameter groups: its moments would go to other parameters.
+
+    Args:
+        saved: An optimizer's state, with the groups' names.
+        module: Whose optimizer is to take it.
+        config: How that one is made.
+
+    Raises:
+        ValueError: The groups differ.
+    """
+    before = [group.get("name") for group in saved["param_groups"]]
+    now = [group["name"] for group in build_optimizer(module, config).param_groups]
+    if before != now:
+        raise ValueError(
+            f"the checkpoint's optimizer has the parameter groups {_listed(before, now)}, this config's has "
+            f"{_listed(now, before)}: optimizer.muon_lr or group_lr is another one. Give the run's own again, or begin "
+            "a new run with these weights (model.init_args.init_from.ckpt)"
+        )
+
+
+def _listed(names: Sequence[Any], others: Sequence[Any]) -> str:
+    """What the others have not; all where they differ in order alone."""
+    return ", ".join(map(str, [name for name in names if name not in others] or names))
 
 
 def take_rates(optimizer: Optimizer, scheduler: LambdaLR, configured: Optimizer) -> None:
