@@ -1,9 +1,14 @@
 """Run the benchmarks: ``python -m benchmarks [--only NAME …] [--quick] [--peer NAME=PATH …]``.
 
-Each checks agreement before it times anything, prints a table, and sets its ratios beside their targets. The exit code
-is 1 where a measured goal is missed, 2 for wrong use. Goals that cannot be measured here (no GPU, no peer named) are
-listed with the reason. Besides these, some programs measure one thing each: ``python -m benchmarks.tm_score``,
-``.store``, ``.ingest``, ``.score``, ``.checkpoint_save``, ``.resilience``.
+Each checks agreement before it times anything, prints a table, and sets its ratios beside their targets. Goals that
+cannot be measured here (no GPU, no peer named) are listed with the reason. One that fails does not keep the others from
+being measured, and what was measured is written after each.
+
+Exit code: 0 every measured goal is met, 1 a goal is missed, 2 wrong use, 3 a benchmark failed, or its figures could not
+be written (whatever the goals say).
+
+Besides these, some programs measure one thing each: ``python -m benchmarks.tm_score``, ``.store``, ``.ingest``,
+``.score``, ``.checkpoint_save``, ``.resilience``.
 
 Peers are checkouts of other projects, imported from the path that you give; the names are those of ``--list``.
 """
@@ -12,8 +17,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,6 +32,9 @@ from benchmarks.frame.memory import available_bytes
 from benchmarks.peers.checkout import PEERS
 
 FEWEST_ROUNDS = 7
+MISSED, FAILED = 1, 3
+"""Exit codes."""
+FIGURES = "benchmarks.json"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,8 +48,12 @@ def main(argv: list[str] | None = None) -> int:
     unknown = [name for name in args.only if name not in benchmarks]
     if unknown:
         parser.error(f"--only {' '.join(unknown)}: there is {', '.join(benchmarks)}")
+    if args.rounds < 1:
+        parser.error(f"--rounds {args.rounds}: at least 1 with --quick, else at least {FEWEST_ROUNDS}")
     if args.rounds < FEWEST_ROUNDS and not args.quick:
         parser.error(f"--rounds {args.rounds}: at least {FEWEST_ROUNDS}, or --quick")
+    if args.out:
+        _make(parser, args.out)
     peers = _peers(parser, args.peer)
     device = _device(parser, args.device)
     torch.set_num_threads(1)
@@ -54,32 +70,80 @@ def main(argv: list[str] | None = None) -> int:
     print(
         f"{about.get('gpu', about['cpu'])}, torch {about['torch']}, {about['threads']} thread(s)", flush=True
     )
-    results = _run(chosen, options, args.budget_minutes)
+    results: dict[str, Result] = {}
+    failed: dict[str, str] = {}
+
+    def keep() -> None:
+        if args.out:
+            report.write_json(args.out / FIGURES, about, results, failed)
+
+    _run(chosen, options, args.budget_minutes, results, failed, keep)
     goals = {name: result.goals for name, result in results.items()}
     if any(goals.values()):
         print("\n" + report.goal_table(goals))
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        report.write_json(args.out / "benchmarks.json", about, results)
-        plots = report.write_plots(args.out, results)
-        print("\nwritten: " + ", ".join(map(str, [args.out / "benchmarks.json", *plots])))
-    return int(any(goal.met is False for group in goals.values() for goal in group))
+    unwritten = bool(args.out) and not _written(args.out, about, results, failed)
+    for name, error in failed.items():
+        print(f"\nFAILED  {name}: {error}")
+    if failed or unwritten:
+        return FAILED
+    return MISSED if any(goal.met is False for group in goals.values() for goal in group) else 0
 
 
-def _run(chosen: list[Benchmark], options: Options, budget_minutes: float) -> dict[str, Result]:
+def _run(
+    chosen: list[Benchmark],
+    options: Options,
+    budget_minutes: float,
+    results: dict[str, Result],
+    failed: dict[str, str],
+    keep: Callable[[], None],
+) -> None:
+    """Fill ``results`` and ``failed`` one by one, each followed by ``keep``."""
     ends = time.monotonic() + 60 * budget_minutes
-    results = {}
     for place, benchmark in enumerate(chosen):
         left = sum(b.share for b in chosen[place:])
         until = time.monotonic() + (ends - time.monotonic()) * benchmark.share / left
         print(f"\n{benchmark.name}: {benchmark.about}", flush=True)
         started = time.monotonic()
-        results[benchmark.name] = result = benchmark.run(Options(**vars(options) | {"until": until}))
-        print(report.table(result))
-        print(
-            "".join(f"{note}\n" for note in result.notes) + f"{time.monotonic() - started:.0f} s", flush=True
-        )
-    return results
+        try:
+            result = benchmark.run(Options(**vars(options) | {"until": until}))
+            print(report.table(result))
+            results[benchmark.name] = result
+            notes = "".join(f"{note}\n" for note in result.notes)
+        except Exception as error:  # whatever it is, it is this one's: the others are still to be measured
+            traceback.print_exc()
+            failed[benchmark.name] = f"{type(error).__name__}: {error}"
+            notes = f"{benchmark.name} failed: {failed[benchmark.name]}\n"
+        print(f"{notes}{time.monotonic() - started:.0f} s", flush=True)
+        try:
+            keep()
+        except OSError as error:
+            print(f"not written yet: {error}", file=sys.stderr, flush=True)
+
+
+def _written(
+    folder: Path, about: Mapping[str, Any], results: dict[str, Result], failed: dict[str, str]
+) -> bool:
+    """Write figures and plots; whether that went well."""
+    try:
+        report.write_json(folder / FIGURES, about, results, failed)
+        plots = report.write_plots(folder, results)
+    except OSError as error:
+        print(f"\n--out {folder}: cannot be written: {error}", file=sys.stderr)
+        return False
+    print("\nwritten: " + ", ".join(map(str, [folder / FIGURES, *plots])))
+    return True
+
+
+def _make(parser: argparse.ArgumentParser, folder: Path) -> None:
+    """The folder for the results, before hours of measuring are spent on them."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        parser.error(f"--out {folder}: cannot be written to: {error.strerror or error}; name another folder")
+    if (folder / FIGURES).is_dir():
+        parser.error(f"--out {folder}: {FIGURES} in it is a folder; name another one")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,14 +164,19 @@ def _parser() -> argparse.ArgumentParser:
         "--memory-gb", type=float, help="larger cells are left out (half of what is free at the start)"
     )
     parser.add_argument(
-        "--rounds", type=int, default=FEWEST_ROUNDS, help="rounds of each comparison (7, the fewest)"
+        "--rounds",
+        type=int,
+        default=FEWEST_ROUNDS,
+        help="rounds of each comparison (7, the fewest without --quick)",
     )
     parser.add_argument("--device", help="cpu or cuda (cuda where there is one)")
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled forms out")
     parser.add_argument(
         "--peer", action="append", default=[], metavar="NAME=PATH", help="a checkout of another project"
     )
-    parser.add_argument("--out", type=Path, help="folder for benchmarks.json and the plots over L")
+    parser.add_argument(
+        "--out", type=Path, help="folder for benchmarks.json and the plots over L; made first"
+    )
     return parser
 
 

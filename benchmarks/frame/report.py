@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.frame.interface import Goal, Options, Result, Row
+from minifold_pl.checkpoint.atomic import atomic_write_text
 
 
 def machine(options: Options) -> dict[str, Any]:
@@ -61,8 +62,13 @@ def goal_table(goals: Mapping[str, list[Goal]]) -> str:
     return _aligned(lines, left={0, 1, 4})
 
 
-def write_json(path: Path, about: Mapping[str, Any], results: Mapping[str, Result]) -> None:
-    """Everything, for whoever wants to compare later."""
+def write_json(
+    path: Path, about: Mapping[str, Any], results: Mapping[str, Result], failed: Mapping[str, str]
+) -> None:
+    """Everything, for whoever wants to compare later; ``failed`` benchmarks by name with their errors.
+
+    Whoever ends the program meanwhile finds the file as it was before.
+    """
     found = {
         name: {
             "rows": [asdict(row) for row in result.rows],
@@ -71,7 +77,8 @@ def write_json(path: Path, about: Mapping[str, Any], results: Mapping[str, Resul
         }
         for name, result in results.items()
     }
-    path.write_text(json.dumps({"machine": dict(about), "benchmarks": found}, indent=1) + "\n")
+    text = json.dumps({"machine": dict(about), "benchmarks": found, "failed": dict(failed)}, indent=1)
+    atomic_write_text(path, text + "\n")
 
 
 def write_plots(folder: Path, results: Mapping[str, Result]) -> list[Path]:

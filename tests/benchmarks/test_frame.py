@@ -206,6 +206,7 @@ def test_the_exit_code_says_whether_a_goal_was_missed(value, code, verdict, monk
     [
         ["--only", "nothing"],
         ["--rounds", "3"],
+        ["--rounds", "0", "--quick"],
         ["--peer", "openfold"],
         ["--peer", "else=/"],
         ["--device", "tpu"],
@@ -215,3 +216,69 @@ def test_wrong_use_ends_with_2(wrong):
     with pytest.raises(SystemExit) as ended:
         program.main(wrong)
     assert ended.value.code == 2
+
+
+def two_benchmarks(monkeypatch, first, second):
+    """Named one and two."""
+    runs = {"one": first, "two": second}
+    monkeypatch.setattr(
+        program, "found", lambda: {n: Benchmark(name=n, about="", run=run) for n, run in runs.items()}
+    )
+
+
+def out_of_memory(options):
+    raise RuntimeError("out of memory")
+
+
+@pytest.mark.parametrize("value", [2.5, 1.5])
+def test_a_benchmark_that_fails_is_named_and_the_others_are_measured(value, monkeypatch, capsys, tmp_path):
+    two_benchmarks(monkeypatch, out_of_memory, lambda options: result(value))
+    assert program.main(["--out", str(tmp_path), "--device", "cpu"]) == 3  # not 1, which is a missed goal
+    assert "FAILED  one: RuntimeError: out of memory" in capsys.readouterr().out
+    written = json.loads((tmp_path / "benchmarks.json").read_text())
+    assert list(written["benchmarks"]) == ["two"]
+    assert written["failed"] == {"one": "RuntimeError: out of memory"}
+
+
+def test_a_run_that_is_ended_keeps_what_it_had(monkeypatch, tmp_path):
+    def ended(options):
+        raise KeyboardInterrupt
+
+    two_benchmarks(monkeypatch, lambda options: result(2.5), ended)
+    with pytest.raises(KeyboardInterrupt):
+        program.main(["--out", str(tmp_path), "--device", "cpu"])
+    assert list(json.loads((tmp_path / "benchmarks.json").read_text())["benchmarks"]) == ["one"]
+
+
+@pytest.mark.parametrize("wrong", ["file", "file/below", "has_a_folder"])
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_measured(
+    wrong, monkeypatch, tmp_path, capsys
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "has_a_folder" / "benchmarks.json").mkdir(parents=True)
+    measured = []
+    two_benchmarks(monkeypatch, measured.append, measured.append)
+    with pytest.raises(SystemExit) as ended:
+        program.main(["--out", str(tmp_path / wrong), "--device", "cpu"])
+    assert ended.value.code == 2
+    assert not measured
+    assert f"--out {tmp_path / wrong}" in capsys.readouterr().err
+
+
+def test_figures_that_cannot_be_written_are_shown_and_told(monkeypatch, tmp_path, capsys):
+    def full(*args):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(program.report, "write_json", full)
+    two_benchmarks(monkeypatch, lambda options: result(2.5), lambda options: result(2.5))
+    assert program.main(["--out", str(tmp_path), "--device", "cpu"]) == 3
+    shown = capsys.readouterr()
+    assert shown.out.count("a note") == 2
+    assert "no space left" in shown.err
+
+
+def test_help_says_what_the_exit_codes_are(capsys):
+    with pytest.raises(SystemExit):
+        program.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "0 every measured goal is met, 1 a goal is missed, 2 wrong use, 3 a benchmark failed" in text
