@@ -1,7 +1,8 @@
 """Time and memory of a step, sorted to the modules they belong to.
 
 Checked to fail: with backward operations left where the engine ran them; with the outermost range instead of the
-innermost; with hooks that stay.
+innermost; with hooks that stay; with AdamW's own operation alone as the optimizer; with all of Lightning's
+step as the optimizer's.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader
 from minifold_pl.callbacks.ema import EMA
 from minifold_pl.callbacks.step_profile import StepProfile
 from minifold_pl.cli import lightning_cli
+from minifold_pl.modules.muon import MUON, MuonAdamW
 from minifold_pl.nn.recompute import run_block
 from minifold_pl.run import stop
 
@@ -111,6 +113,70 @@ def test_each_part_has_its_time_forwards_again_and_backwards(make_trainer, tmp_p
         events = json.load(file)["traceEvents"]
     assert {"module: head", "module: blocks.*"} <= {event.get("name") for event in events}
     assert stop.requested() is None
+
+
+class Sleepy(torch.optim.AdamW):
+    """Does more than AdamW's own part, before and after it, as Muon does; and holds most memory."""
+
+    def step(self, closure=None):
+        loss = closure()
+        time.sleep(0.02)
+        torch.ones(4_000_000).add_(1)
+        super().step()
+        torch.ones(10_000).add_(1)
+        time.sleep(0.02)
+        return loss
+
+
+class SleepyModel(Model):
+    def configure_optimizers(self):
+        return Sleepy(self.parameters(), lr=1e-2, fused=True)
+
+    def configure_gradient_clipping(self, *args, **kwargs):
+        time.sleep(0.01)
+        torch.ones(100).add_(1)
+
+
+def test_the_whole_step_of_any_optimizer_is_its_own_and_clipping_is_not(make_trainer, tmp_path) -> None:
+    torch.optim.AdamW([nn.Parameter(torch.zeros(1))])  # from now on AdamW's own step is a range too
+    model = SleepyModel()
+    make_trainer(StepProfile("go_on"), max_epochs=1).fit(model)
+    found = json.loads((tmp_path / "profile" / "table.json").read_text())
+    lines = {line["name"]: line for line in found["lines"]}
+    assert [name for name in lines if name.startswith("optimizer")] == ["optimizer (Sleepy)"]
+    optimizer = lines["optimizer (Sleepy)"]
+    assert 40 < optimizer["forward_ms"] < 400
+    assert optimizer["again_ms"] == optimizer["backward_ms"] == 0
+    # forward pass and clipping run inside of the optimizer's step, and are none of it
+    assert lines["head"]["forward_ms"] > 12
+    assert optimizer["forward_ms"] + 10 < found["total_ms"] - lines["head"]["forward_ms"]
+    assert 0 < lines["clipping and guards"]["forward_ms"] < optimizer["forward_ms"] / 2
+    assert found["peak_in"] == "optimizer (Sleepy)"
+    assert not model.trainer.optimizers[0]._optimizer_step_pre_hooks
+
+
+def test_the_peak_of_a_forward_pass_is_not_the_optimizers(make_trainer, tmp_path) -> None:
+    fit(make_trainer, StepProfile("go_on"))
+    found = json.loads((tmp_path / "profile" / "table.json").read_text())
+    assert not found["peak_in"].startswith("optimizer")
+
+
+def test_muon_is_named_with_all_it_does(make_trainer, tmp_path) -> None:
+    class WithMuon(Model):
+        def configure_optimizers(self):
+            matrices = [p for p in self.parameters() if p.ndim == 2]
+            vectors = [p for p in self.parameters() if p.ndim < 2]
+            return MuonAdamW([{"params": matrices, MUON: True}, {"params": vectors}], lr=1e-2, fused=True)
+
+    make_trainer(StepProfile("go_on"), max_epochs=1).fit(WithMuon())
+    with gzip.open(tmp_path / "profile" / "trace.json.gz") as file:
+        events = json.load(file)["traceEvents"]
+    products = [event["dur"] for event in events if event.get("name") == "aten::baddbmm"]
+    lines = {
+        line["name"]: line for line in json.loads((tmp_path / "profile" / "table.json").read_text())["lines"]
+    }
+    assert products
+    assert lines["optimizer (MuonAdamW)"]["forward_ms"] > sum(products) / 1e3 / 3
 
 
 def test_training_is_what_it_would_have_been(make_trainer) -> None:

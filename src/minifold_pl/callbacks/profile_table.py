@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
@@ -23,8 +24,12 @@ _NAMED: Final = {
     "enumerate(DataLoader)": "step: waiting for the next batch",
     EMA: "step: average of the weights (EMA)",
 }
-"""Ranges that others open, by how their names begin. Lightning runs the whole step inside of the optimizer's."""
-_OPTIMIZER: Final = ("aten::_fused_adam", "step: optimizer (AdamW)")
+"""Ranges that others open, by how their names begin."""
+CLOSURE: Final = "step: what the optimizer runs before it moves anything"
+"""Lightning has forward and backward pass, guards and clipping run inside of the optimizer's step: a range of its own,
+in which the marks count."""
+_OPTIMIZER: Final = re.compile(r"Optimizer\.step#(?P<name>\w+)")
+"""torch's own range around an optimizer's step, which names the class."""
 _ENGINE: Final = "autograd::engine::evaluate_function"
 _USER_SCOPE: Final = 7
 """``RecordScope::USER_SCOPE``: ranges that were opened by ``record_function``."""
@@ -150,7 +155,7 @@ def breakdown(profiler: profile, *, batches: int, device: str, seconds: float) -
         took = float(event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e3 / batches
         setattr(line, phase, getattr(line, phase) + took)
         if event.scope == _USER_SCOPE and phase == "forward_ms" and place not in _PARTS:
-            spans.append((event.time_range.start, event.time_range.end, place))
+            spans.append((_begins(event), event.time_range.end, place))
             if event.name.startswith(MODULE):
                 line.calls += 1 / batches
                 kept = event.self_device_memory_usage if gpu else event.self_cpu_memory_usage
@@ -197,17 +202,25 @@ def _range(event: FunctionEvent, marks: Marks, until: FunctionEvent | None = Non
     """The innermost named range around ``event``, itself included, or the part of the step."""
     around: FunctionEvent | None = event
     while around is not None and around is not until:
-        if around.name.startswith(_OPTIMIZER[0]):
-            return _OPTIMIZER[1]
         if around.scope == _USER_SCOPE:
             if around.name.startswith(MODULE):
                 return str(around.name)
+            if around.name == CLOSURE:
+                break
+            if optimizer := _OPTIMIZER.match(around.name):
+                return f"step: optimizer ({optimizer['name']})"
             for begins, label in _NAMED.items():
                 if around.name.startswith(begins):
                     return label
         around = around.cpu_parent
     place = bisect_right(marks, event.time_range.start, key=lambda mark: mark[0])
     return marks[place - 1][1] if place else AFTER
+
+
+def _begins(event: FunctionEvent) -> float:
+    """When a range's own work begins: that of an optimizer after all that Lightning has it run before."""
+    before = [child.time_range.end for child in event.cpu_children if child.name == CLOSURE]
+    return float(max(before, default=event.time_range.start))
 
 
 def _kept_by_operations(event: FunctionEvent, gpu: bool) -> float:

@@ -14,7 +14,16 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from minifold_pl.callbacks.profile_table import AFTER, BACKWARD, FORWARD, MODULE, UPDATE, Breakdown, breakdown
+from minifold_pl.callbacks.profile_table import (
+    AFTER,
+    BACKWARD,
+    CLOSURE,
+    FORWARD,
+    MODULE,
+    UPDATE,
+    Breakdown,
+    breakdown,
+)
 from minifold_pl.checkpoint.atomic import atomic_write_text
 from minifold_pl.run import stop
 
@@ -65,7 +74,7 @@ class StepProfile(pl.Callback):
             and self._seen >= _WARM
             and batch_idx % trainer.accumulate_grad_batches == 0
         ):
-            self._begin(pl_module)
+            self._begin(trainer, pl_module)
         self._enter(FORWARD)
 
     def on_before_backward(
@@ -115,8 +124,9 @@ class StepProfile(pl.Callback):
 
     # --- what ------------------------------------------------------------------------------------
 
-    def _begin(self, module: pl.LightningModule) -> None:
-        self._undo = [*_named_ranges(module)]
+    def _begin(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        closures = [o.register_step_pre_hook(_name_closure).remove for o in trainer.optimizers]
+        self._undo = [*_named_ranges(module), *closures]
         activities = [ProfilerActivity.CPU]
         if module.device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
@@ -176,6 +186,21 @@ def _named_ranges(root: nn.Module) -> Iterator[Callable[[], None]]:
             continue
         label = MODULE + re.sub(r"\.\d+(?=\.|$)", ".*", name)
         yield _name_plain(module, label) if _compiled(module) is None else _name_compiled(module, label)
+
+
+def _name_closure(
+    optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Before an optimizer's step: what it is handed to run first gets a range of its own."""
+    closure = kwargs.get("closure")
+    if closure is None:
+        return None
+
+    def named() -> Any:
+        with record_function(CLOSURE):
+            return closure()
+
+    return args, {**kwargs, "closure": named}
 
 
 def _compiled(module: nn.Module) -> Callable[..., Any] | None:
