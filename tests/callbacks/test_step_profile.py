@@ -155,10 +155,17 @@ def test_the_whole_step_of_any_optimizer_is_its_own_and_clipping_is_not(make_tra
     assert not model.trainer.optimizers[0]._optimizer_step_pre_hooks
 
 
-def test_the_peak_of_a_forward_pass_is_not_the_optimizers(make_trainer, tmp_path) -> None:
-    fit(make_trainer, StepProfile("go_on"))
+def test_a_peak_outside_of_modules_is_that_of_the_part_of_the_step_it_was_in(make_trainer, tmp_path) -> None:
+    class Wasteful(Model):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            torch.ones(4_000_000).add_(1)
+            return loss
+
+    make_trainer(StepProfile("go_on"), max_epochs=1).fit(Wasteful())
     found = json.loads((tmp_path / "profile" / "table.json").read_text())
-    assert not found["peak_in"].startswith("optimizer")
+    assert found["peak_mb"] > 16
+    assert found["peak_in"] == "losses and all else outside of modules"
 
 
 def test_muon_is_named_with_all_it_does(make_trainer, tmp_path) -> None:

@@ -170,7 +170,7 @@ def breakdown(profiler: profile, *, batches: int, device: str, seconds: float) -
         batches=batches,
         lines=sorted(lines.values(), key=lambda line: -line.total_ms),
         peak_mb=peak / 1e6,
-        peak_in=_innermost(spans, at).removeprefix(MODULE).removeprefix("step: "),
+        peak_in=_innermost(spans, at, marks).removeprefix(MODULE).removeprefix("step: "),
         step_ms=1e3 * seconds / batches,
     )
 
@@ -213,8 +213,7 @@ def _range(event: FunctionEvent, marks: Marks, until: FunctionEvent | None = Non
                 if around.name.startswith(begins):
                     return label
         around = around.cpu_parent
-    place = bisect_right(marks, event.time_range.start, key=lambda mark: mark[0])
-    return marks[place - 1][1] if place else AFTER
+    return _part(event.time_range.start, marks)
 
 
 def _begins(event: FunctionEvent) -> float:
@@ -250,6 +249,12 @@ def _peak(profiler: profile, gpu: bool) -> tuple[float, float]:
     return most, at
 
 
-def _innermost(spans: list[tuple[float, float, str]], at: float) -> str:
+def _innermost(spans: list[tuple[float, float, str]], at: float, marks: Marks) -> str:
     around = [span for span in spans if span[0] <= at <= span[1]]
-    return max(around)[2] if around else AFTER
+    return max(around)[2] if around else _part(at, marks)
+
+
+def _part(at: float, marks: Marks) -> str:
+    """The part of a step at that time, as the marks have it."""
+    place = bisect_right(marks, at, key=lambda mark: mark[0])
+    return marks[place - 1][1] if place else AFTER
