@@ -35,7 +35,8 @@ def test_another_name_is_refused(diffusion) -> None:
         recompute_activations(diffusion, "everything")  # type: ignore[arg-type]
 
 
-def kept_bytes(module, batch) -> tuple[int, list[torch.Tensor]]:
+def kept_bytes(module, batch) -> tuple[int, dict[str, torch.Tensor]]:
+    """How much is kept for the backward pass, and the gradients of all parameters that x0 depends on."""
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -46,14 +47,17 @@ def kept_bytes(module, batch) -> tuple[int, list[torch.Tensor]]:
     target = module.target(batch)
     draws = Draws(torch.full((len(batch),), 400), torch.ones_like(target.x0))
     module.zero_grad()
+    torch.manual_seed(5)  # dropout is part of what has to be the same
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         prediction, _ = module.predict_structure(batch, batch.tokens, target, draws, False)
     prediction.x0.square().sum().backward()
-    return sum(s.nbytes() for s in kept.values()), [p.grad for p in module.denoiser.parameters()]
+    gradients = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+    return sum(s.nbytes() for s in kept.values()), gradients
 
 
-def test_less_is_kept_and_gradients_are_the_same(diffusion, make_batch) -> None:
-    diffusion.eval()  # no dropout
+@pytest.mark.parametrize("training", [False, True])
+def test_less_is_kept_and_gradients_are_the_same(diffusion, make_batch, training) -> None:
+    diffusion.train(training)
     batch = make_batch([("one", 32), ("two", 30)])
     with torch.no_grad():
         for parameter in diffusion.parameters():
@@ -65,6 +69,11 @@ def test_less_is_kept_and_gradients_are_the_same(diffusion, make_batch) -> None:
     sizes = {what: size for what, (size, _) in found.items()}
     assert sizes["both"] < min(sizes["pair_stack"], sizes["denoiser"])
     assert max(sizes["pair_stack"], sizes["denoiser"]) < sizes["off"]
+    expected = found["off"][1]
+    for name, _ in diffusion.pair_stack.named_parameters():
+        assert expected[f"pair_stack.{name}"].any(), name  # else equal gradients would say nothing
+    assert any(name.startswith("denoiser.") for name in expected)
     for what in ("pair_stack", "denoiser", "both"):
-        for gradient, other in zip(found[what][1], found["off"][1], strict=True):
-            assert torch.equal(gradient, other)
+        assert found[what][1].keys() == expected.keys()
+        for name, gradient in found[what][1].items():
+            assert torch.equal(gradient, expected[name]), (what, name)
