@@ -49,6 +49,7 @@ def _fresh() -> DiffusionModule:
         "--model.init_args.optimizer.lr=0.001",
         "--model.init_args.noise_draws=1",
         "--model.init_args.sampler.steps=3",
+        "--model.init_args.confidence=null",  # it would read the features of denoisers that have none
     ]
     return instantiate_model("v15_small.yaml", settings)
 

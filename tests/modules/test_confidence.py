@@ -65,7 +65,7 @@ def trained(module, batch, clip, steps=2):
 )
 def test_the_head_changes_nothing_that_the_model_learns_however_gradients_are_clipped(config, limits, batch):
     torch.manual_seed(0)
-    without = instantiate_model(config)
+    without = instantiate_model(config, ["--model.init_args.confidence=null"])
     after = torch.rand(())
     torch.manual_seed(0)
     beside = with_confidence(config)
