@@ -108,6 +108,12 @@ def test_wrong_use_is_told(arguments: list[str], told: str, tmp_path: Path, caps
     assert told in capsys.readouterr().err
 
 
+def test_a_place_that_is_no_folder_is_told_before_anything_is_trained(tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").write_text("")
+    assert climb(tmp_path / "file") == 2
+    assert "--out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("rung", ["3", "4", "6"])
 def test_real_chains_are_asked_for(rung: str, tmp_path: Path, capsys) -> None:
     assert climb(tmp_path, "--rungs", rung) == 1

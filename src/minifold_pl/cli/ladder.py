@@ -100,7 +100,12 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     torch.set_num_threads(args.threads)
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--out {args.out}: {error.strerror}; give a folder that can be written", exit_code=2
+        ) from error
     met = True
     for number in numbers:
         start = time.monotonic()
@@ -116,18 +121,30 @@ def run(args: argparse.Namespace) -> int:
 
 def _climb(args: argparse.Namespace, number: int) -> dict[str, Any]:
     from minifold_pl.cli import ladder_rungs
-    from minifold_pl.diagnostics.short_training import ShortTraining
 
-    climb = ladder_rungs.Climb(
-        config=args.config, overrides=tuple(f"--{s.lstrip('-')}" for s in args.set), data=args.data,
-        synthetic=args.out / "synthetic", training=ShortTraining(seconds=1.0, seed=args.seed), scale=args.scale,
-        seed=args.seed, device=choose_device(args.device), tell=lambda text: print(text, file=sys.stderr, flush=True),
-    )  # fmt: skip
+    climb = _climb_with(vars(args), args.data, lambda text: print(text, file=sys.stderr, flush=True))
     if number == 6:
         return _real(climb, args)
     if number == 7:
         return _ablations(climb, args)
     return ladder_rungs.RUNGS[number](climb).told()
+
+
+def _climb_with(settings: Mapping[str, Any], data: Path | None, tell: Callable[[str], None]) -> Any:
+    from minifold_pl.cli import ladder_rungs
+    from minifold_pl.diagnostics.short_training import ShortTraining
+
+    return ladder_rungs.Climb(
+        config=settings["config"],
+        overrides=tuple(f"--{setting.lstrip('-')}" for setting in settings["set"]),
+        data=data,
+        synthetic=Path(settings["out"]) / "synthetic",
+        training=ShortTraining(seconds=1.0, seed=settings["seed"]),
+        scale=settings["scale"],
+        seed=settings["seed"],
+        device=choose_device(settings["device"]),
+        tell=tell,
+    )
 
 
 def _real(climb: Any, args: argparse.Namespace) -> dict[str, Any]:
@@ -177,7 +194,7 @@ def _ablations(climb: Any, args: argparse.Namespace) -> dict[str, Any]:
             climb.tell(f"  {name}: {choices[name] or args.config}")
             request = {
                 "config": args.config, "set": args.set, "out": str(args.out), "threads": args.threads,
-                "seconds": 60 * args.minutes * args.scale, "seed": args.seed, "override": choices[name],
+                "seconds": 60 * args.minutes, "scale": args.scale, "seed": args.seed, "override": choices[name],
                 "device": args.device, "file": str(file),
             }  # fmt: skip
             subprocess.run(
@@ -207,14 +224,9 @@ def _one_ablation(request: Mapping[str, Any]) -> None:
 
     from minifold_pl.checkpoint.atomic import atomic_write_text
     from minifold_pl.cli import ladder_rungs
-    from minifold_pl.diagnostics.short_training import ShortTraining
 
     torch.set_num_threads(request["threads"])
-    climb = ladder_rungs.Climb(
-        config=request["config"], overrides=tuple(f"--{s.lstrip('-')}" for s in request["set"]), data=None,
-        synthetic=Path(request["out"]) / "synthetic", training=ShortTraining(seconds=1.0, seed=request["seed"]),
-        seed=request["seed"], device=choose_device(request["device"]), tell=lambda text: None,
-    )  # fmt: skip
+    climb = _climb_with(request, None, lambda text: None)
     found = ladder_rungs.ablation(climb, request["override"], request["seconds"])
     atomic_write_text(Path(request["file"]), json.dumps(found))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -82,8 +81,6 @@ class Rung:
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Row of a table → score → mean, 95 % interval and count, or a number."""
     training: dict[str, Any] | None = None
-    note: str = ""
-    seconds: float = math.nan
 
     @property
     def met(self) -> bool:
@@ -93,9 +90,8 @@ class Rung:
     def told(self) -> dict[str, Any]:
         """For JSON."""
         return {
-            "rung": self.number, "title": self.title, "met": self.met, "seconds": self.seconds,
-            "goals": [goal.told() for goal in self.goals], "rows": self.rows, "training": self.training,
-            "note": self.note,
+            "rung": self.number, "title": self.title, "met": self.met, "goals": [goal.told() for goal in self.goals],
+            "rows": self.rows, "training": self.training, "note": "",
         }  # fmt: skip
 
 
