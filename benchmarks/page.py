@@ -37,13 +37,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = section(results)
     except (OSError, ValueError, KeyError) as error:
         parser.error(f"no results of python -m benchmarks: {error}")
-    page = args.page.read_text(encoding="utf-8")
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        parser.error(f"{args.page} has not both marks: {BEGIN} and {END}")
-    args.page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+    try:
+        put_between(args.page, BEGIN, END, text)
+    except ValueError as error:
+        parser.error(str(error))
     return 0
+
+
+def put_between(page: Path, begin: str, end: str, text: str) -> None:
+    """Replace what stands between two marks of a page.
+
+    Raises:
+        ValueError: It has not both.
+    """
+    before, first, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, last, after = rest.partition(end)
+    if not first or not last:
+        raise ValueError(f"{page} has not both marks: {begin} and {end}")
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def section(results: Sequence[Mapping[str, Any]]) -> str:

@@ -161,7 +161,7 @@ def test_tables_of_vectors_are_not_its_own() -> None:
 def test_a_state_of_other_groups_is_refused_and_says_what_differs(model: nn.Module) -> None:
     state = build_optimizer(model, CONFIG).state_dict()
     check_groups(state, model, CONFIG)
-    with pytest.raises(ValueError, match="trunk/muon, this config's has trunk: .*muon_lr"):
+    with pytest.raises(ValueError, match=r"trunk/muon, this config's has trunk: .*muon_lr"):
         check_groups(state, model, replace(CONFIG, muon_lr=None))
 
 

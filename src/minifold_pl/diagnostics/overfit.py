@@ -120,9 +120,7 @@ def overfit(
     """
     torch.manual_seed(config.seed)
     start = monotonic()
-    optimizer = build_optimizer(
-        module, replace(module.optimizer_config, lr=config.lr, weight_decay=0.0)
-    )
+    optimizer = build_optimizer(module, replace(module.optimizer_config, lr=config.lr, weight_decay=0.0))
     peaks = [group["lr"] for group in optimizer.param_groups]
     parameters = [p for p in module.parameters() if p.requires_grad]
     result = OverfitResult()

@@ -37,8 +37,8 @@ class MuonAdamW(AdamW):
 
     def __init__(self, params: Any, **settings: Any) -> None:
         super().__init__(params, **settings)
-        # A gradient scaler is to unscale, and to leave out what overflowed, before any step: only the fused part of this
-        # one could do that by itself.
+        # A gradient scaler is to unscale, and to leave out what overflowed, before any step: the fused part of this one
+        # alone could do that by itself.
         self._step_supports_amp_scaling = False
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
