@@ -105,7 +105,9 @@ def sampled_rows(
         between_batches()
         with module.sharing_trunks():
             sampled = [
-                module.sample(batch, sampler, seed=seed, keys=[_key(name, k) for name in batch.names])
+                module.sample(
+                    batch, sampler, seed=seed, keys=[_key(name, k) for name in batch.names], confidence=False
+                )
                 for k in range(samples)
             ]
         drawn = [one.x0.float() for one in sampled]

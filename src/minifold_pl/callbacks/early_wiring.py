@@ -22,6 +22,7 @@ from minifold_pl.losses.objective import final_weights, weighted_total
 from minifold_pl.metrics.tm import tm_kabsch
 from minifold_pl.modules.diffusion import DiffusionModule, Draws
 from minifold_pl.modules.sequence_controls import masked_tokens
+from minifold_pl.nn.pair_attention import repeat_rows
 from minifold_pl.nn.structure_denoiser import StructureDenoiser
 from minifold_pl.types import Condition, Denoised, ProteinBatch
 
@@ -143,8 +144,7 @@ class _Oracle(StructureDenoiser):
         use_previous: Tensor | None = None,
     ) -> Denoised:
         """The truth; of both halves where guidance asks for two."""
-        copies = len(x_t) // len(self.x0)
-        x0, rotation = self.x0.repeat(copies, 1, 1), self.rotation.repeat(copies, 1, 1, 1)
+        x0, rotation = repeat_rows(self.x0, len(x_t)), repeat_rows(self.rotation, len(x_t))
         alpha_bar = self.schedule.alpha_bar(t, torch.float64)[:, None, None]
         rest = (x_t.double() - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
         mask = condition.mask

@@ -415,7 +415,7 @@ def _memory(module: DiffusionModule, chains: ChainDataset, climb: Climb) -> tupl
     found = []
     for tokens in (batch.tokens, shuffled_tokens(batch, climb.seed)):
         drawn = module.sample(
-            replace(batch, tokens=tokens), DDIM, seed=climb.seed, keys=batch.names
+            replace(batch, tokens=tokens), DDIM, seed=climb.seed, keys=batch.names, confidence=False
         ).x0.float()
         found.append(searched_scores(drawn, batch.ca, batch.ca_mask).tm.cpu())
     return found[0], found[1]

@@ -69,7 +69,9 @@ def predicted_pseudo_pairs(
         mask, bonded = batch.ca_mask.cpu(), batch.bonded.cpu()
         with torch.inference_mode():
             keys = [f"{name}/0" for name in batch.names]
-            chains_drawn = final_structures(module.sample(batch, sampler, seed=seed, keys=keys), batch)
+            chains_drawn = final_structures(
+                module.sample(batch, sampler, seed=seed, keys=keys, confidence=False), batch
+            )
             guessed = one_step(module, batch, (t,), seed=seed).x0[0].float().cpu()
         for row, chain in enumerate(chains_drawn):
             length = len(chain.ca)
@@ -105,7 +107,9 @@ def predicted_phi_psi_pairs(
     for batch in batches(chains, batch_size, module.device):
         keys = [f"{name}/0" for name in batch.names]
         with torch.inference_mode():
-            drawn = final_structures(module.sample(batch, sampler, seed=seed, keys=keys), batch)
+            drawn = final_structures(
+                module.sample(batch, sampler, seed=seed, keys=keys, confidence=False), batch
+            )
             guessed = one_step(module, batch, (t,), seed=seed).atoms
         assert guessed is not None  # a model that needs backbones predicts them
         mask, bonded_all = batch.atom_mask.cpu(), batch.bonded.cpu()

@@ -183,7 +183,7 @@ def measure(module: MinifoldModule, batch: ProteinBatch, seed: int) -> dict[str,
             if bool(term.counted.any())
         }
         true, mask = batch.ca.float(), batch.ca_mask
-        sampled = module.sample(batch, seed=seed, keys=batch.names).x0.float()
+        sampled = module.sample(batch, seed=seed, keys=batch.names, confidence=False).x0.float()
         mirror = baselines.mirrored_truth(true, mask)
         return {
             LOSS: float(_total(terms, final_weights(module.loss_weights))),

@@ -259,8 +259,7 @@ class DiffusionObjective:
         entropy = ordinal_distance_per_chain if self.distance_head == "ordinal" else distogram_per_chain
         edges = distance_edges(self.distance_bins, self.distance_first, self.distance_last)
         once = entropy(logits, true_angstrom[: len(logits)], mask[: len(logits)], edges)
-        copies = len(mask) // len(logits)
-        return PerChain(once.value.repeat(copies), once.counted.repeat(copies))
+        return once.repeated(len(mask) // len(logits))
 
     def _denoising(self, x0: Tensor, target: StructureTarget) -> dict[str, PerChain]:
         if target.snr is None:

@@ -27,6 +27,10 @@ class PerChain(NamedTuple):
         """Mean over the counted chains; 0, with gradient 0, when there are none."""
         return self.value.sum() / self.counted.sum().clamp(min=1)
 
+    def repeated(self, copies: int) -> PerChain:
+        """For ``copies`` noised copies of each chain, copy-major, that share what was judged."""
+        return PerChain(self.value.repeat(copies), self.counted.repeat(copies))
+
 
 def chain_mean(values: Float[Tensor, "b ..."], mask: Bool[Tensor, "b ..."]) -> PerChain:
     """Mean of the ``values`` in ``mask``, chain by chain."""

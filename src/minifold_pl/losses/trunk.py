@@ -83,9 +83,7 @@ class TrunkLosses:
         copies = len(target.x0) // max(chains, 1)
         one = map_tensors(lambda x: x[:chains], target)
         found = self._of_chains(prediction, one)
-        return {
-            name: PerChain(v.repeat(copies), counted.repeat(copies)) for name, (v, counted) in found.items()
-        }
+        return {name: term.repeated(copies) for name, term in found.items()}
 
     def _of_chains(self, prediction: TrunkPrediction, target: StructureTarget) -> dict[str, PerChain]:
         true = to_angstrom(target.x0, target.unit)

@@ -55,6 +55,7 @@ from minifold_pl.nn.encoder import StructureEncoder
 from minifold_pl.nn.formulation import Formulation, set_formulation
 from minifold_pl.nn.heads import DistanceHead, RgHead
 from minifold_pl.nn.null_condition import NullCondition
+from minifold_pl.nn.pair_attention import repeat_rows
 from minifold_pl.nn.pair_stack import PairStack
 from minifold_pl.nn.recycling import Recycling, recycled
 from minifold_pl.nn.structure_denoiser import StructureDenoiser
@@ -394,21 +395,20 @@ class DiffusionModule(StructureSampling):
         """
         features = self.encode(tokens)
         condition = self.condition(batch, features, tokens, recycles)
-        copies = len(draws.t) // len(batch)
+        rows = len(draws.t)
         log_rg = self.rg_head(features.pooled, batch.residue_mask)
         distances = self.aux(features, batch.residue_mask, batch.residue_index, condition.pair)
         trunk = None
         if self.trunk_heads is not None and self.objective.trunk is not None:
             trunk = ask(self.trunk_heads, self.objective.trunk, self.encoder, features, condition.pair)
-        if copies > 1:
-            # The pair features, largest of all, are held once and read by all copies.
-            condition = condition._replace(
-                single=_repeat(condition.single, copies),
-                mask=_repeat(condition.mask, copies),
-                bonded=_repeat(condition.bonded, copies),
-            )
-            target = map_tensors(lambda x: _repeat(x, copies), target)
-            log_rg = _repeat(log_rg, copies)
+        # The pair features, largest of all, are held once and read by all copies.
+        condition = condition._replace(
+            single=repeat_rows(condition.single, rows),
+            mask=repeat_rows(condition.mask, rows),
+            bonded=repeat_rows(condition.bonded, rows),
+        )
+        target = map_tensors(lambda x: repeat_rows(x, rows), target)
+        log_rg = repeat_rows(log_rg, rows)
         target = target._replace(snr=self.noise_schedule.snr(draws.t), clamped=draws.clamped)
         x_t = add_noise(target.x0, draws.t, draws.noise, self.noise_schedule)
         previous = None
@@ -422,10 +422,10 @@ class DiffusionModule(StructureSampling):
         prediction = self.assemble(estimate, log_rg, distances)
         if trunk is not None:
             prediction = prediction._replace(trunk=trunk)
-            target = target._replace(hidden=_repeat(hidden_residues(tokens, batch.tokens), copies))
+            target = target._replace(hidden=repeat_rows(hidden_residues(tokens, batch.tokens), rows))
         if self.objective.clash_contacts:
             contacts = self.encoder.contact_logits(features).detach().sigmoid()
-            prediction = prediction._replace(contacts=_repeat(contacts, copies))
+            prediction = prediction._replace(contacts=repeat_rows(contacts, rows))
         return prediction, target
 
     def losses(self, batch: ProteinBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -567,7 +567,7 @@ class DiffusionModule(StructureSampling):
         hidden = hidden_residues(shown, batch.tokens)
         return (
             prediction._replace(trunk=prediction.trunk._replace(residues=guesses)),
-            target._replace(hidden=_repeat(hidden, len(target.x0) // len(batch))),
+            target._replace(hidden=repeat_rows(hidden, len(target.x0))),
         )
 
     def _log_bands(self, prefix: str) -> None:
@@ -579,7 +579,3 @@ class DiffusionModule(StructureSampling):
 
     def _fixed_draws(self, batch: ProteinBatch) -> Draws:
         return fixed_draws(batch, self.noise_schedule, seed=self.seed, copies=self.val_draws)
-
-
-def _repeat(x: Tensor, copies: int) -> Tensor:
-    return x.repeat(copies, *(1,) * (x.ndim - 1))
