@@ -123,7 +123,10 @@ def test_on_a_full_disk_it_ends_and_with_room_again_it_goes_on(
     assert not run.pids()
     assert "No space left on device" in (run.folder / "jobs" / "local.log").read_text()
     (small_disk / "filler").unlink()
-    start(*saving)
+    # Where a few bytes were left, the run could still note that it was given up; then going on is asked for.
+    marker = read_marker(run.folder / "state.json")
+    noted = marker is not None and marker.state is RunState.HALTED
+    start(*saving, *(("--after-halt",) if noted else ()))
     run.ends("done")
 
 
