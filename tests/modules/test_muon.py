@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from minifold_pl.modules import muon
 from minifold_pl.modules.muon import MuonAdamW, orthogonalised
 from minifold_pl.modules.optim import OptimizerConfig, build_optimizer, check_groups
 from minifold_pl.nn.embeddings import LinearRelativePosition
@@ -42,9 +43,11 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> N
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (8, 40), (40, 8)])
+@pytest.mark.parametrize(("bf16", "error"), [(False, 1e-3), (True, 0.1)])
 def test_orthogonalised_matrices_have_singular_values_near_1_and_the_vectors_they_had(
-    shape: tuple[int, int],
+    shape: tuple[int, int], bf16: bool, error: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(muon, "_multiplies_bf16", lambda device: bf16)
     x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
     found = orthogonalised(x)
     assert found.shape == x.shape
@@ -53,8 +56,19 @@ def test_orthogonalised_matrices_have_singular_values_near_1_and_the_vectors_the
     assert values[strong].min() > 0.6 and values.max() < 1.25
     # With the same singular vectors, the product with the transpose is symmetric and positive.
     product = found @ x.mT
-    torch.testing.assert_close(product, product.mT, atol=1e-3, rtol=1e-3)
-    assert torch.linalg.eigvalsh(product).min() > -1e-3
+    torch.testing.assert_close(product, product.mT, atol=error, rtol=error)
+    assert torch.linalg.eigvalsh(product).min() > -error
+
+
+@pytest.mark.parametrize("shape", [(24, 64), (64, 24), (32, 32)])
+def test_bf16_changes_a_step_by_a_hundredth(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(2))
+    found = []
+    for bf16 in (False, True):
+        monkeypatch.setattr(muon, "_multiplies_bf16", lambda device, bf16=bf16: bf16)
+        found.append(orthogonalised(x))
+    assert found[1].dtype == x.dtype
+    assert 0 < (found[1] - found[0]).norm() / found[0].norm() < 0.02
 
 
 def test_nothing_stays_nothing() -> None:
@@ -74,7 +88,8 @@ def test_it_moves_hidden_matrices_alone_and_each_group_has_its_peak(model: nn.Mo
     assert type(build_optimizer(model, OptimizerConfig())) is torch.optim.AdamW
 
 
-def test_a_first_step_is_the_formula(model: nn.Module) -> None:
+def test_a_first_step_is_the_formula(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muon, "_multiplies_bf16", lambda device: False)  # 1.95 g is not rounded as g is
     optimizer = build_optimizer(model, CONFIG)
     weight = model["trunk"][0].weight
     before = weight.detach().clone()
