@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from minifold_pl.cli.lightning_cli import instantiate_model
 from minifold_pl.data.dataset import ChainDataset
 from minifold_pl.diagnostics import short_training
 from minifold_pl.diagnostics.short_training import ShortTraining, TrainingPoint, train_for
@@ -57,6 +58,39 @@ def test_the_same_seed_takes_the_same_steps_and_another_takes_others(
     assert not torch.equal(first, weights(1))
 
 
+def test_the_trunk_is_taught_first_and_alone(chains: ChainDataset) -> None:
+    torch.manual_seed(0)
+    module = instantiate_model(
+        "v13_small.yaml",
+        ["--model.init_args.trunk_losses.distogram=0.3", "--model.init_args.freeze_encoder=false"],
+    )
+    assert isinstance(module, DiffusionModule)
+    before = copy.deepcopy(module.state_dict())
+    points: list[TrainingPoint] = []
+
+    def moved() -> set[str]:
+        return {
+            name.split(".")[0] for name, w in module.state_dict().items() if not torch.equal(w, before[name])
+        }
+
+    def look(point: TrainingPoint) -> None:
+        points.append(point)
+        if point.terms.keys() == {"distogram", "total"}:
+            assert moved() == {"encoder", "pair_stack", "trunk_heads"}
+
+    train_for(module, chains, replace(CONFIG, seconds=60.0, trunk_share=0.5), look, every=5.0)
+    assert len(points[0].terms) == 2 < len(points[-1].terms)
+    assert "denoiser" in moved()
+
+
+def test_without_losses_of_its_own_the_trunk_is_not_taught_first(
+    diffusion: DiffusionModule, chains: ChainDataset
+) -> None:
+    points: list[TrainingPoint] = []
+    train_for(diffusion, chains, replace(CONFIG, seconds=12.0, trunk_share=0.9), points.append, every=2.0)
+    assert "fape" in points[0].terms
+
+
 def test_every_chain_is_seen_once_an_epoch(chains: ChainDataset) -> None:
     seen: dict[int, list[int]] = {}
     for epoch, places in short_training._batches(chains, CONFIG):
@@ -69,7 +103,9 @@ def test_every_chain_is_seen_once_an_epoch(chains: ChainDataset) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"seconds": 0.0}, {"lr": -1.0}, {"batch_size": 0}, {"ema_decay": 1.0}], ids=str
+    "wrong",
+    [{"seconds": 0.0}, {"lr": -1.0}, {"batch_size": 0}, {"ema_decay": 1.0}, {"trunk_share": 1.0}],
+    ids=str,
 )
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

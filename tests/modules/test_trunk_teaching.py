@@ -167,3 +167,18 @@ def test_validation_logs_how_many_long_range_contacts_the_distogram_finds(
     means = taught.evaluation_means.means()
     assert {"val/precision_long_L", "val/precision_long_L5"} <= means.keys()
     assert all(0 <= means[f"val/precision_long_{k}"] <= 1 for k in ("L", "L5"))
+
+
+def test_the_trunks_own_terms_are_those_among_all(taught, terms, batch) -> None:
+    tokens = hide_residues(batch.tokens, 0.3, batch.names, 0)
+    taught.eval()  # without dropout
+    alone = taught.trunk_terms(batch, tokens)
+    assert alone.keys() == {"distogram", "secondary_structure", "contacts", "hidden_residues"}
+    among_all = terms()
+    for name, term in alone.items():
+        torch.testing.assert_close(term, among_all[name])
+
+
+def test_a_module_whose_trunk_nothing_teaches_says_so(diffusion, batch) -> None:
+    with pytest.raises(ValueError, match="trunk_losses is null"):
+        diffusion.trunk_terms(batch, batch.tokens)

@@ -29,9 +29,9 @@ class ShortTraining:
 
     seconds: float
     """Training ends after this time; the learning rate follows it, so that a slower machine takes fewer steps."""
-    lr: float = 1e-3
+    lr: float = 2e-3
     """Peak of AdamW's learning rate: a warm-up, then a cosine to 0 at the end."""
-    muon_lr: float | None = 3e-3
+    muon_lr: float | None = 4e-3
     """Peak of Muon's for the hidden matrices; None leaves them to AdamW."""
     betas: tuple[float, float] = (0.9, 0.99)
     """AdamW's; a short training forgets sooner."""
@@ -41,8 +41,11 @@ class ShortTraining:
     """Noised copies of each chain in a step; the module's own where None."""
     warmup_steps: int = 50
     """Steps over which the rate rises to its peak."""
+    trunk_share: float = 0.0
+    """First share of the time, in which the losses of encoder and pair stack alone are taught, where the module has
+    any: such a step costs a third, and a denoiser has little to learn from a trunk that knows nothing."""
     clip: float = 1.0
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient: of encoder and pair stack, and of all the rest."""
     ema_decay: float = 0.995
     """Decay of the average of the weights, which is what comes out; it begins at 0.1."""
     seed: int = 0
@@ -55,8 +58,9 @@ class ShortTraining:
         for name in ("batch_size", "warmup_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay is {self.ema_decay}: give a number from 0 to below 1")
+        for name in ("ema_decay", "trunk_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a number from 0 to below 1")
 
 
 class TrainingPoint(NamedTuple):
@@ -113,6 +117,9 @@ def train_for(
     )
     peaks = [group["lr"] for group in optimizer.param_groups]
     trained: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
+    of_trunk = _trunk_parameters(module)
+    others = [p for p in trained if all(p is not one for one in of_trunk)]
+    trunk_seconds = config.trunk_share * config.seconds if module.trunk_heads is not None else 0.0
     average = [p.detach().clone() for p in trained]
     weights = final_weights(module.loss_weights)
     start = told = monotonic()
@@ -130,12 +137,12 @@ def train_for(
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * rate
         batch = collate([chains[epoch, i] for i in places]).to(module.device)
-        terms = _terms(module, batch, step, config.seed)
-        total = weighted_total(terms, weights)
+        terms = (_trunk_terms if elapsed < trunk_seconds else _terms)(module, batch, step, config.seed)
+        total = weighted_total(terms, {name: weights[name] for name in terms})
         optimizer.zero_grad()
         total.backward()
-        norm = clip_grad_norm_(trained, config.clip)
-        if bool(norm.isfinite()):
+        norms = [clip_grad_norm_(group, config.clip) for group in (of_trunk, others)]
+        if all(bool(norm.isfinite()) for norm in norms):
             optimizer.step()
             with torch.no_grad():
                 torch._foreach_lerp_(average, trained, 1 - min(config.ema_decay, (1 + step) / (10 + step)))
@@ -155,6 +162,22 @@ def train_for(
     return TrainingEnd(step, seen, monotonic() - start, skipped)
 
 
+def _trunk_parameters(module: DiffusionModule) -> list[Tensor]:
+    """What the losses of encoder and pair stack reach."""
+    parts = (module.encoder, module.pair_stack, module.recycling, module.trunk_heads)
+    return [p for part in parts if part is not None for p in part.parameters() if p.requires_grad]
+
+
+def _trunk_terms(module: DiffusionModule, batch: ProteinBatch, step: int, seed: int) -> dict[str, Tensor]:
+    """Those of encoder and pair stack, of whole sequences."""
+    tokens = hide(module.objective.trunk, batch.tokens, batch, seed, "hidden_residues", step)
+    return module.trunk_terms(batch, tokens, _recycles(module, step, seed))
+
+
+def _recycles(module: DiffusionModule, step: int, seed: int) -> int:
+    return recycles_drawn(module.recycles, seed=seed, epoch=step, batch_idx=0)
+
+
 def _terms(module: DiffusionModule, batch: ProteinBatch, step: int, seed: int) -> dict[str, Tensor]:
     """As in a training step of a run, with the step in place of the epoch in every draw."""
     tokens = conditions_dropped(batch, module.p_uncond, seed=seed, epoch=step)
@@ -164,7 +187,7 @@ def _terms(module: DiffusionModule, batch: ProteinBatch, step: int, seed: int) -
         batch, module.noise_schedule, seed=seed, epoch=step, copies=module.noise_draws, clamp_share=share
     )
     again = self_conditions(module.self_conditioning, seed=seed, epoch=step, batch_idx=0)
-    recycles = recycles_drawn(module.recycles, seed=seed, epoch=step, batch_idx=0)
+    recycles = _recycles(module, step, seed)
     prediction, target = module.predict_structure(batch, tokens, module.target(batch), draws, again, recycles)
     return dict(module.objective(prediction, target))
 

@@ -67,6 +67,7 @@ from minifold_pl.types import (
     SequenceFeatures,
     StructurePrediction,
     StructureTarget,
+    TrunkPrediction,
     map_tensors,
 )
 
@@ -398,9 +399,7 @@ class DiffusionModule(StructureSampling):
         rows = len(draws.t)
         log_rg = self.rg_head(features.pooled, batch.residue_mask)
         distances = self.aux(features, batch.residue_mask, batch.residue_index, condition.pair)
-        trunk = None
-        if self.trunk_heads is not None and self.objective.trunk is not None:
-            trunk = ask(self.trunk_heads, self.objective.trunk, self.encoder, features, condition.pair)
+        trunk = self._said(features, condition)
         # The pair features, largest of all, are held once and read by all copies.
         condition = condition._replace(
             single=repeat_rows(condition.single, rows),
@@ -427,6 +426,27 @@ class DiffusionModule(StructureSampling):
             contacts = self.encoder.contact_logits(features).detach().sigmoid()
             prediction = prediction._replace(contacts=repeat_rows(contacts, rows))
         return prediction, target
+
+    def _said(self, features: SequenceFeatures, condition: Condition) -> TrunkPrediction | None:
+        """What encoder and pair stack say of the structure; None where nobody asks them."""
+        if self.trunk_heads is None or self.objective.trunk is None:
+            return None
+        return ask(self.trunk_heads, self.objective.trunk, self.encoder, features, condition.pair)
+
+    def trunk_terms(
+        self, batch: ProteinBatch, tokens: Tensor, recycles: int | None = None
+    ) -> dict[str, Tensor]:
+        """The losses of encoder and pair stack alone, named and weighed as among all; no denoiser is run.
+
+        Raises:
+            ValueError: there are none, since ``trunk_losses`` is null.
+        """
+        features = self.encode(tokens)
+        said = self._said(features, self.condition(batch, features, tokens, recycles))
+        if said is None or self.objective.trunk is None:
+            raise ValueError("trunk_losses is null: nothing teaches encoder and pair stack by themselves")
+        target = self.target(batch)._replace(hidden=hidden_residues(tokens, batch.tokens))
+        return {name: term.mean() for name, term in self.objective.trunk.per_chain(said, target).items()}
 
     def losses(self, batch: ProteinBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """See :meth:`MinifoldModule.losses`; at the middle timestep, without self-conditioning.
