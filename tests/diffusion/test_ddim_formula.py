@@ -93,3 +93,46 @@ def test_every_step_of_ddim_is_the_published_formula(steps, eta) -> None:
     assert result.trajectory.shape[0] == steps + 1
     # Ours runs in float32 where the reference runs in float64.
     torch.testing.assert_close(result.trajectory[:, 0], expected, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("scale", [0.8, 1.1, 3.0])
+def test_a_scaled_step_is_eulers_in_the_chain_without_its_signal_factor_and_never_past_the_estimate(
+    scale,
+) -> None:
+    """y = x/√ᾱ, dy/dσ = (y − x̂0)/σ (Karras et al. 2022, eq. 1); η of AlphaFold 3, suppl., Algorithm 18."""
+    estimates: list[float] = []
+
+    def denoise(x_t, t, previous):
+        x0 = torch.tensor(
+            [[[guess(v, int(t[0])) for v in row] for row in chain] for chain in x_t.double().tolist()]
+        )
+        estimates.append(float((x0 - x0.mean(1, keepdim=True))[0, 0, 0]))
+        return Denoised(x0, torch.eye(3).expand(*x_t.shape[:2], 3, 3))
+
+    result = ddim(
+        denoise, CosineSchedule(timesteps=TIMESTEPS, s=OFFSET), torch.ones(1, LENGTH, dtype=torch.bool),
+        generators=[keyed_generator("formula")], steps=6, step_scale=scale, keep_trajectory=True,
+    )  # fmt: skip
+    times = [round((TIMESTEPS - 1) * (1 - k / 6)) for k in range(6)]
+    reached = [float(x) for x in result.trajectory[:, 0, 0, 0]]
+    stopped = 0
+    for k in range(5):
+        a_t, a_s = alpha_bar(times[k]), alpha_bar(times[k + 1])
+        here, there = math.sqrt((1 - a_t) / a_t), math.sqrt((1 - a_s) / a_s)
+        y = reached[k] / math.sqrt(a_t)
+        share = min(scale * (here - there) / here, 1.0)
+        stopped += share == 1.0
+        assert reached[k + 1] == pytest.approx(
+            math.sqrt(a_s) * (y - share * (y - estimates[k])), rel=1e-4, abs=1e-4
+        )
+    assert reached[6] == pytest.approx(estimates[5], abs=1e-5)
+    assert stopped == {0.8: 0, 1.1: 1, 3.0: 5}[scale]
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, math.inf, math.nan])
+def test_impossible_step_scales_are_refused(scale) -> None:
+    with pytest.raises(ValueError, match="step_scale is"):
+        ddim(
+            lambda x, t, previous: Denoised(x, torch.eye(3)), CosineSchedule(timesteps=TIMESTEPS, s=OFFSET),
+            torch.ones(1, LENGTH, dtype=torch.bool), generators=[keyed_generator("formula")], step_scale=scale,
+        )  # fmt: skip

@@ -16,6 +16,7 @@ import torch
 from minifold_pl.cli.lightning_cli import resolve_config
 from minifold_pl.diffusion.draws import keyed_generator
 from minifold_pl.diffusion.edm import edm, edm_timesteps
+from minifold_pl.diffusion.samplers import ddim
 from minifold_pl.geometry.units import to_angstrom
 from minifold_pl.metrics.tm import tm_kabsch
 from minifold_pl.modules.load import build_module
@@ -93,6 +94,30 @@ def test_the_settings_reach_the_sampler(model, make_batch, sampler) -> None:
             assert not torch.allclose(drawn, another, atol=0.05)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1.1])
+def test_the_settings_reach_ddim(model, make_batch, scale) -> None:
+    batch = make_batch(CHAINS)
+    with torch.no_grad():
+        condition = model.condition(batch, model.encode(batch.tokens))
+        expected, other = (
+            ddim(
+                lambda x_t, t, previous: model.denoiser(x_t, t, condition, previous),
+                model.noise_schedule,
+                batch.residue_mask,
+                generators=[keyed_generator(3, "sample", name) for name in batch.names],
+                steps=4,
+                eta=0.5,
+                step_scale=given,
+            )
+            for given in (scale, 2.0)
+        )
+    drawn = model.sample(
+        batch, SamplerConfig(steps=4, eta=0.5, step_scale=scale), seed=3, keys=batch.names
+    ).x0
+    assert torch.equal(drawn, to_angstrom(expected.x0))
+    assert not torch.allclose(drawn, to_angstrom(other.x0), atol=0.05)
+
+
 @pytest.mark.parametrize("sampler", KINDS[1:], ids=lambda s: f"{s.kind} {s.churn}")
 def test_a_chains_sample_does_not_depend_on_its_company(model, make_batch, sampler) -> None:
     def samples(names: list[str]) -> dict[str, torch.Tensor]:
@@ -139,7 +164,7 @@ def test_a_denoiser_that_knows_the_answer_is_followed_to_it(model, make_batch, s
         ({"sigma_max": 10.0}, "sigma_max is 10.0, but the sampler (kind) is ddim"),
         (
             {"kind": "heun", "step_scale": 1.5},
-            "step_scale is 1.5, but the sampler (kind) is heun: it is a setting of euler",
+            "step_scale is 1.5, but the sampler (kind) is heun: it is a setting of ddim and euler",
         ),
         ({"kind": "heun", "sigma_min": 5.0, "sigma_max": 2.0}, "sigma_min is 5.0 and sigma_max 2.0"),
         ({"kind": "heun", "sigma_min": 0.0}, "sigma_min is 0.0"),
@@ -178,7 +203,7 @@ def test_ddim_is_what_it_was_where_nothing_is_said() -> None:
 def test_a_record_tells_the_settings_that_meant_something_and_no_others() -> None:
     shared = {"sampler", "steps", "guidance", "guidance_space", "self_condition", "network_calls"}
     levels = {"sigma_max", "sigma_min", "rho", "churn", "churn_min", "churn_max", "noise_scale"}
-    assert SamplerConfig().told().keys() == shared | {"eta"}
+    assert SamplerConfig().told().keys() == shared | {"eta", "step_scale"}
     assert SamplerConfig(kind="heun").told().keys() == shared | levels
     assert SamplerConfig(kind="euler").told().keys() == shared | levels | {"step_scale"}
     # All that there is but how it is computed, so that a sample can be drawn again from its record.
@@ -194,6 +219,9 @@ def test_figures_say_which_sampler_it_was() -> None:
     assert KINDS[0].in_words() == "DDIM, 4 steps, η 0, guidance 1"
     assert KINDS[2].in_words() == "Heun, 4 steps (7 network calls), σ 80 to 0.002, churn 2, guidance 1"
     assert "step scale 1.5" in KINDS[3].in_words()
+    assert (
+        SamplerConfig(steps=4, step_scale=1.1).in_words() == "DDIM, 4 steps, η 0, step scale 1.1, guidance 1"
+    )
 
 
 def test_another_kind_leaves_the_settings_of_the_first_behind() -> None:
@@ -203,7 +231,7 @@ def test_another_kind_leaves_the_settings_of_the_first_behind() -> None:
     )
     scaled = SamplerConfig(kind="euler", churn=3.0, step_scale=1.5)
     assert scaled.changed(kind="heun") == SamplerConfig(kind="heun", churn=3.0)
-    assert scaled.changed(kind="ddim", steps=9) == SamplerConfig(steps=9)
+    assert scaled.changed(kind="ddim", steps=9) == SamplerConfig(steps=9, step_scale=1.5)
     assert scaled.changed(churn=1.0) == replace(scaled, churn=1.0)
     for given in ({"kind": "heun", "eta": 0.5}, {"kind": "heun", "step_scale": 1.5}, {"kind": "dpm"}):
         with pytest.raises(ValueError, match=r"kind"):

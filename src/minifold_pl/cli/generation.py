@@ -45,7 +45,7 @@ _NUMBERS = (
     ("churn-min", "S", "heun, euler: no fresh noise below this σ (0 unless configured)"),
     ("churn-max", "S", "heun, euler: no fresh noise above this σ (no limit unless configured)"),
     ("noise-scale", "X", "heun, euler: factor of the fresh noise (1 unless configured)"),
-    ("step-scale", "X", "euler: factor of each step but the last (1 unless configured)"),
+    ("step-scale", "X", "ddim, euler: factor of each step but the last (1 unless configured)"),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -65,6 +66,7 @@ def ddim(
     generators: Sequence[torch.Generator],
     steps: int = 50,
     eta: float = 0.0,
+    step_scale: float = 1.0,
     self_condition: bool = True,
     keep_trajectory: bool = False,
 ) -> SampleResult:
@@ -74,6 +76,8 @@ def ddim(
         x_s &= \sqrt{\bar\alpha_s}\,\hat x_0 + \sqrt{1 - \bar\alpha_s - \sigma^2}\,\hat\epsilon + \sigma z
         \\ \sigma &= \eta \sqrt{(1-\bar\alpha_s)/(1-\bar\alpha_t)} \sqrt{1 - \bar\alpha_t/\bar\alpha_s}
 
+    ``step_scale`` makes the steps of x/√ᾱ, in which DDIM is Euler's method for σ = √((1 − ᾱ)/ᾱ), longer by that
+    factor, at most to x̂0: η of AlphaFold 3 (suppl., Algorithm 18), for fewer and more certain structures.
     The last step returns x̂0. x̂0 and z are centred over the valid residues, because the process lives on
     centred chains. The start and every z of chain ``i`` come from ``generators[i]`` alone, drawn at the
     chain's own length, so its sample depends neither on the rest of the batch nor on padding (beyond the
@@ -87,14 +91,17 @@ def ddim(
         generators: one CPU generator a chain, see :func:`minifold_pl.diffusion.draws.keyed_generator`.
         steps: network calls, 1 … T − 1.
         eta: 0 is deterministic given the start, 1 has the noise of ancestral sampling.
+        step_scale: factor of each step but the last; 1 is DDIM as published.
         self_condition: hand each estimate to the next step.
         keep_trajectory: also return every x_t.
 
     Raises:
-        ValueError: ``steps`` or ``eta`` out of range, or not one generator per chain.
+        ValueError: ``steps``, ``eta`` or ``step_scale`` out of range, or not one generator per chain.
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta is {eta}; DDIM takes 0 (deterministic) to 1 (ancestral)")
+    if not 0 < step_scale < math.inf:
+        raise ValueError(f"step_scale is {step_scale}; give a number above 0")
     times = sampling_timesteps(schedule.timesteps, steps)
     x = centered_noise(mask, generators)
     trajectory = [x]
@@ -107,7 +114,11 @@ def ddim(
         sigma = eta * ((1 - alpha_s) / (1 - alpha_t) * (1 - alpha_t / alpha_s)) ** 0.5
         eps = (x - alpha_t**0.5 * x0) / (1 - alpha_t) ** 0.5
         # max: rounding may leave a variance of -1e-17. At s = 0 every factor but that of x0 is exactly 0.
-        x = alpha_s**0.5 * x0 + max(1 - alpha_s - sigma**2, 0.0) ** 0.5 * eps
+        left = max(1 - alpha_s - sigma**2, 0.0) ** 0.5
+        if step_scale != 1 and s > 0:
+            before, after = ((1 - alpha_t) / alpha_t) ** 0.5, left / alpha_s**0.5
+            left = alpha_s**0.5 * max(before + step_scale * (after - before), 0.0)
+        x = alpha_s**0.5 * x0 + left * eps
         if sigma > 0:
             x = x + sigma * centered_noise(mask, generators, x.dtype)
         trajectory.append(x)

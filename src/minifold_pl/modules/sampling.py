@@ -18,7 +18,7 @@ from minifold_pl.diffusion.schedule import CosineSchedule
 SamplerKind = Literal["ddim", "heun", "euler"]
 _LEVELS = ("sigma_max", "sigma_min", "rho", "churn", "churn_min", "churn_max", "noise_scale")
 _OWN: Final[dict[str, tuple[str, ...]]] = {
-    "ddim": ("eta",),
+    "ddim": ("eta", "step_scale"),
     "heun": _LEVELS,
     "euler": (*_LEVELS, "step_scale"),
 }
@@ -53,7 +53,7 @@ class SamplerConfig:
     noise_scale: float = 1.0
     """heun, euler: S_noise, factor of the fresh noise; λ = 1.003 in AlphaFold 3 (suppl., Algorithm 18)."""
     step_scale: float = 1.0
-    """euler: factor of each step but the last; η = 1.5 in AlphaFold 3, for fewer and more certain structures."""
+    """ddim, euler: factor of each step but the last; η = 1.5 in AlphaFold 3, for fewer and more certain structures."""
     guidance: float = 1.0
     """Weight w of classifier-free guidance; 1 is the conditional model, 0 the unconditional one. Any other doubles the
     batch of each call."""
@@ -125,9 +125,9 @@ class SamplerConfig:
 
     def in_words(self) -> str:
         """The same in a line of a figure."""
-        if self.kind == "ddim":
-            return f"DDIM, {self.steps} steps, η {self.eta:g}, guidance {self.guidance:g}"
         scaled = f", step scale {self.step_scale:g}" if self.step_scale != 1 else ""
+        if self.kind == "ddim":
+            return f"DDIM, {self.steps} steps, η {self.eta:g}{scaled}, guidance {self.guidance:g}"
         return (
             f"{self.title}, {self.steps} steps ({self.network_calls} network calls), σ {self.sigma_max:g} to "
             f"{self.sigma_min:g}, churn {self.churn:g}{scaled}, guidance {self.guidance:g}"
@@ -169,7 +169,7 @@ class SamplerConfig:
         if self.kind == "ddim":
             return ddim(
                 denoise, schedule, mask, generators=generators, steps=self.steps, eta=self.eta,
-                self_condition=self.self_condition,
+                step_scale=self.step_scale, self_condition=self.self_condition,
             )  # fmt: skip
         return edm(
             denoise, schedule, mask, generators=generators, times=self.times(schedule),
