@@ -178,9 +178,8 @@ def test_samples_are_structures_of_the_chosen_chains_in_their_folder(train_diffu
         residues = list(gemmi.read_structure(str(path))[0][0])
         assert 24 <= len(residues) <= 32
         assert all(residue[0].name == "CA" for residue in residues)
-        assert "steps 3, eta 0.0, step_scale 1.0, guidance 1.0" in " ".join(path.read_text().split("REMARK  99")).replace(
-            "\n", ""
-        )
+        words = " ".join(path.read_text().replace("REMARK  99", "").split())
+        assert "steps 3, eta 0.0, step_scale 1.0, guidance 1.0" in words
 
 
 def test_records_titles_and_files_name_the_sampler_that_drew(train_diffusion, tmp_path, capsys) -> None:

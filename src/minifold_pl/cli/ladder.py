@@ -23,9 +23,11 @@ ABLATIONS: Final = {
     "x0 error": "denoising_weights.x0=0",
     "smooth lDDT": "denoising_weights.lddt=0",
     "weight of high noise (floor of min-SNR)": "x0_weighting.floor=0",
-    "FAPE's clamp": "fape_clamp_share=0.0",
     "distogram into the trunk": "trunk_losses.distogram=0",
     "all trunk losses": "trunk_losses=null",
+    "encoder and pair stack first": "training.trunk_share=0",
+    "window of the encoder": "encoder.init_args.window=0",
+    "Muon": "training.muon_lr=null",
     "distance bias": "denoiser.init_args.distance_bias=false",
     "chain frame": "denoiser.init_args.chain_frame=false",
     "prediction laid on x_t": "denoiser.init_args.aligned=false",
@@ -35,8 +37,11 @@ ABLATIONS: Final = {
     "several noise draws": "noise_draws=1",
     "start without the SNR gate": "snr_gated_frames=true",
 }
-"""Each of v15's choices, and the setting that switches it off."""
+"""Each of v15's choices, and the setting that switches it off; ``training.`` is of the short training, not of the model."""
 OPTIONS: Final = {
+    "errors of frames (FAPE)": "loss_weights.fape=1.0",
+    "errors of distances": "loss_weights.dist=1.0",
+    "angles of the backbone at full weight": "backbone_weights.phi_psi=0.5",
     "recycling, twice": "recycles=2",
     "hidden residues": "trunk_losses.hidden_residues=0.2",
 }
@@ -189,7 +194,8 @@ def _ablations(climb: Any, args: argparse.Namespace) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
 
     def one(name: str) -> dict[str, Any]:
-        file = folder / f"{list(choices).index(name):02d}-{args.minutes * args.scale:g}-{args.seed}.json"
+        words = "".join(c if c.isalnum() else "_" for c in name)
+        file = folder / f"{words}-{args.minutes * args.scale:g}-{args.seed}.json"
         if not file.exists():
             climb.tell(f"  {name}: {choices[name] or args.config}")
             request = {

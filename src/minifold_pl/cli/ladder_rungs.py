@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -47,6 +48,8 @@ SYNTHETIC: Final = SyntheticConfig(n=2664, folds=72, min_length=40, max_length=1
 TRUNK_SHARE: Final = 0.25
 """Share of a training on many folds that goes to encoder and pair stack alone, before the denoiser's; by heart there is
 nothing to gain by it."""
+TRAINING: Final = "training."
+"""Begins an ablation of how is trained."""
 _LIBRARY: Final = 24
 _WINDOW: Final = 60
 _DRAWN: Final = 8
@@ -284,9 +287,13 @@ def synthetic_folds(climb: Climb) -> Rung:
 def ablation(climb: Climb, override: str, seconds: float) -> dict[str, Any]:
     """Rung 5 with one choice switched off (``""`` for none), trained for ``seconds``: its rows and its training."""
     store = synthetic_store(climb)
-    module, training = _trained_on_folds(
-        climb, store, seconds, *([f"--model.init_args.{override}"] if override else [])
-    )
+    name, _, value = override.partition("=")
+    if name.startswith(TRAINING):
+        changes = {name.removeprefix(TRAINING): json.loads(value)}
+        module, training = _trained_on_folds(climb, store, seconds, **changes)
+    else:
+        settings = [f"--model.init_args.{override}"] if override else []
+        module, training = _trained_on_folds(climb, store, seconds, *settings)
     return {"override": override, "training": training, "rows": _folds(module, store, climb)}
 
 
@@ -302,13 +309,13 @@ def synthetic_store(climb: Climb) -> ChainStore:
 
 
 def _trained_on_folds(
-    climb: Climb, store: ChainStore, seconds: float, *overrides: str
+    climb: Climb, store: ChainStore, seconds: float, *overrides: str, **changes: Any
 ) -> tuple[DiffusionModule, dict[str, Any]]:
     module = climb.model(*overrides)
     chains = ChainDataset(
         store, "train", max_length=128, long_chains="drop", needs=module.needs, random_rotation=True
     )
-    end = climb.train(module, chains, seconds, trunk_share=TRUNK_SHARE)
+    end = climb.train(module, chains, seconds, **{"trunk_share": TRUNK_SHARE, **changes})
     return module, _told(end, chains)
 
 
