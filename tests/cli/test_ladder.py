@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from minifold_pl.cli import ladder, ladder_rungs
 from minifold_pl.cli.ladder_rungs import Goal, Rung
 from minifold_pl.cli.main import main
 from minifold_pl.data.synthetic import SyntheticConfig
+from minifold_pl.diagnostics.short_training import ShortTraining, TrainingEnd
 
 
 @pytest.fixture
@@ -78,7 +81,8 @@ def test_folds_are_scored_beside_the_baselines_and_a_model_that_hardly_trained_f
         rows = {
             row.split(": ")[1]: scores for row, scores in rung["rows"].items() if row.startswith(f"{label}:")
         }
-        assert rows.keys() == {
+        also = {"model, steps not scaled"} if label == "seen folds" else set()
+        assert rows.keys() == also | {
             "model", "another random chain", "centroid", "ideal helix", "mirrored truth", "truth"
         }  # fmt: skip
         assert rows["truth"]["tm_score"]["mean"] == pytest.approx(1, abs=1e-6)
@@ -86,6 +90,47 @@ def test_folds_are_scored_beside_the_baselines_and_a_model_that_hardly_trained_f
     asked = [goal["name"] for goal in rung["goals"]]
     assert sum("unseen" in name for name in asked) == 3
     assert not any("truth" in name for name in asked)
+
+
+@pytest.mark.parametrize(
+    ("override", "settings", "changes"),
+    [
+        ("", (), {}),
+        ("scaled_start=false", ("--model.init_args.scaled_start=false",), {}),
+        ("training.trunk_share=0", (), {"trunk_share": 0}),
+        ("training.muon_lr=null", (), {"muon_lr": None}),
+    ],
+)
+def test_an_ablation_changes_the_model_or_how_it_is_trained(
+    override: str, settings: tuple[str, ...], changes: dict[str, object], monkeypatch, tmp_path: Path
+) -> None:
+    seen: list[object] = []
+
+    class Climb:
+        def model(self, *overrides: str) -> object:
+            seen.append(overrides)
+            return SimpleNamespace(needs="backbone")
+
+        def train(self, module: object, chains: object, seconds: float, **given: object) -> TrainingEnd:
+            seen.append(given)
+            return TrainingEnd(1, 1, seconds, 0)
+
+    monkeypatch.setattr(ladder_rungs, "synthetic_store", lambda climb: None)
+    monkeypatch.setattr(ladder_rungs, "ChainDataset", lambda *args, **kwargs: [])
+    monkeypatch.setattr(ladder_rungs, "_folds", lambda *args: {})
+    found = ladder_rungs.ablation(Climb(), override, 3.0)
+    assert found["override"] == override and found["training"]["seconds"] == 3.0
+    assert seen == [settings, {"trunk_share": ladder_rungs.TRUNK_SHARE, **changes}]
+
+
+def test_every_ablation_of_training_is_a_setting_of_it() -> None:
+    known = {field.name for field in fields(ShortTraining)}
+    named = {
+        setting.removeprefix(ladder_rungs.TRAINING).partition("=")[0]
+        for setting in (*ladder.ABLATIONS.values(), *ladder.OPTIONS.values())
+        if setting.startswith(ladder_rungs.TRAINING)
+    }
+    assert named and named <= known
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ ABLATIONS: Final = {
     "several noise draws": "noise_draws=1",
     "start without the SNR gate": "snr_gated_frames=true",
 }
-"""Each of v15's choices, and the setting that switches it off; ``training.`` is of the short training, not of the model."""
+"""Each of v15's choices, and the setting that switches it off; ``training.`` is of the training, not of the model."""
 OPTIONS: Final = {
     "errors of frames (FAPE)": "loss_weights.fape=1.0",
     "errors of distances": "loss_weights.dist=1.0",
@@ -51,7 +51,7 @@ OPTIONS: Final = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument(
-        "--config", "-c", default="v15_ladder.yaml", metavar="X", help="model (default v15_small.yaml)"
+        "--config", "-c", default="v15_ladder.yaml", metavar="X", help="model (default v15_ladder.yaml)"
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of --config"
