@@ -81,8 +81,7 @@ def test_folds_are_scored_beside_the_baselines_and_a_model_that_hardly_trained_f
         rows = {
             row.split(": ")[1]: scores for row, scores in rung["rows"].items() if row.startswith(f"{label}:")
         }
-        also = {"model, steps not scaled"} if label == "seen folds" else set()
-        assert rows.keys() == also | {
+        assert rows.keys() == {
             "model", "another random chain", "centroid", "ideal helix", "mirrored truth", "truth"
         }  # fmt: skip
         assert rows["truth"]["tm_score"]["mean"] == pytest.approx(1, abs=1e-6)
@@ -131,6 +130,17 @@ def test_every_ablation_of_training_is_a_setting_of_it() -> None:
         if setting.startswith(ladder_rungs.TRAINING)
     }
     assert named and named <= known
+
+
+@pytest.mark.slow
+def test_a_scaled_sampler_is_shown_beside_the_published_one(small_set, tmp_path: Path) -> None:
+    scaled = ["--set", "model.init_args.sampler.step_scale=1.5"]
+    climb(tmp_path, "--rungs", "5", "--scale", "0.001", *scaled)
+    rows = json.loads((tmp_path / ladder.RESULTS).read_text())["5"]["rows"]
+    asked, plain = rows["seen folds: model"], rows["seen folds: model, steps not scaled"]
+    assert plain.keys() == {"tm_score", "lddt_ca"}
+    assert plain["tm_score"]["n"] == asked["tm_score"]["n"]
+    assert plain["lddt_ca"]["mean"] != asked["lddt_ca"]["mean"]
 
 
 @pytest.mark.slow

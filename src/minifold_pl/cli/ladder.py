@@ -23,6 +23,8 @@ ABLATIONS: Final = {
     "x0 error": "denoising_weights.x0=0",
     "smooth lDDT": "denoising_weights.lddt=0",
     "weight of high noise (floor of min-SNR)": "x0_weighting.floor=0",
+    "errors of frames (FAPE)": "loss_weights.fape=0.0",
+    "FAPE's clamp": "fape_clamp_share=0.0",
     "distogram into the trunk": "trunk_losses.distogram=0",
     "all trunk losses": "trunk_losses=null",
     "encoder and pair stack first": "training.trunk_share=0",
@@ -39,7 +41,6 @@ ABLATIONS: Final = {
 }
 """Each of v15's choices, and the setting that switches it off; ``training.`` is of the training, not of the model."""
 OPTIONS: Final = {
-    "errors of frames (FAPE)": "loss_weights.fape=1.0",
     "errors of distances": "loss_weights.dist=1.0",
     "angles of the backbone at full weight": "backbone_weights.phi_psi=0.5",
     "recycling, twice": "recycles=2",
