@@ -48,6 +48,13 @@ def test_a_goal_is_met_at_its_target_and_never_by_nan(value: float, at_least: bo
     assert Goal(name="x", value=value, target=0.6, at_least=at_least).met is met
 
 
+def test_a_row_shows_intervals_where_there_are_any() -> None:
+    one = {"mean": 0.5, "low": math.nan, "high": math.nan, "n": 1}
+    assert ladder._row({"a": one, "b": {**one, "low": 0.4, "high": 0.6}, "steps": 7}) == (
+        "a 0.500  b 0.500 [0.400–0.600]  steps 7"
+    )
+
+
 def test_one_missed_goal_fails_a_rung() -> None:
     rung = Rung(number=1, title="x", goals=[Goal(name="a", value=1.0, target=0.5)])
     assert rung.met and rung.told()["met"]

@@ -295,7 +295,9 @@ def _row(scores: Mapping[str, Any]) -> str:
     parts = []
     for name, value in scores.items():
         if isinstance(value, Mapping):
-            parts.append(f"{name} {value['mean']:.3f} [{value['low']:.3f}–{value['high']:.3f}]")
+            alone = value["low"] != value["low"]  # one chain has no interval
+            interval = "" if alone else f" [{value['low']:.3f}–{value['high']:.3f}]"
+            parts.append(f"{name} {value['mean']:.3f}{interval}")
         else:
             parts.append(f"{name} {value:g}")
     return "  ".join(parts)
