@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -295,8 +296,8 @@ def _row(scores: Mapping[str, Any]) -> str:
     parts = []
     for name, value in scores.items():
         if isinstance(value, Mapping):
-            alone = value["low"] != value["low"]  # one chain has no interval
-            interval = "" if alone else f" [{value['low']:.3f}–{value['high']:.3f}]"
+            known = math.isfinite(value["low"])  # one chain has no interval
+            interval = f" [{value['low']:.3f}–{value['high']:.3f}]" if known else ""
             parts.append(f"{name} {value['mean']:.3f}{interval}")
         else:
             parts.append(f"{name} {value:g}")

@@ -49,7 +49,7 @@ TRUNK_SHARE: Final = 0.25
 """Share of a training on many folds that goes to encoder and pair stack alone, before the denoiser's; by heart there is
 nothing to gain by it."""
 TRAINING: Final = "training."
-"""Begins an ablation of how is trained."""
+"""Begins an ablation of the training, by a field of :class:`ShortTraining`."""
 _LIBRARY: Final = 24
 _WINDOW: Final = 60
 _DRAWN: Final = 8
@@ -457,10 +457,7 @@ def _memory(module: DiffusionModule, chains: ChainDataset, climb: Climb) -> tupl
 
 def _ddim(module: DiffusionModule) -> SamplerConfig:
     given = module.sampler
-    return SamplerConfig(
-        steps=STEPS, eta=given.eta, step_scale=given.step_scale, guidance=given.guidance,
-        guidance_space=given.guidance_space, self_condition=given.self_condition,
-    ) if given.kind == "ddim" else SamplerConfig(steps=STEPS)  # fmt: skip
+    return replace(given, steps=STEPS, compile="off") if given.kind == "ddim" else SamplerConfig(steps=STEPS)
 
 
 def _chance(chains: ChainDataset, climb: Climb) -> Tensor:

@@ -118,7 +118,8 @@ def train_for(
     peaks = [group["lr"] for group in optimizer.param_groups]
     trained: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
     of_trunk = _trunk_parameters(module)
-    others = [p for p in trained if all(p is not one for one in of_trunk)]
+    known = {id(p) for p in of_trunk}
+    others = [p for p in trained if id(p) not in known]
     trunk_seconds = config.trunk_share * config.seconds if module.trunk_heads is not None else 0.0
     average = [p.detach().clone() for p in trained]
     weights = final_weights(module.loss_weights)
