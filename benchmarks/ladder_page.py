@@ -21,7 +21,9 @@ END = "<!-- end of ladder -->"
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 SCORES = {
     "tm_score": "TM-score", "lddt_ca": "lDDT-Cα", "tm_kabsch": "`tm_kabsch`", "x0_tm_t975": "x̂0-TM, t = 975",
-    "precision_long_L5": "long range, L/5", "precision_long_L": "long range, L", "steps": "steps",
+    "seen_tm": "seen folds", "seen_worth": "worth there", "unseen_tm": "unseen folds", "unseen_worth": "worth there",
+    "precision_long_L5": "long range, L/5", "precision_long_L": "long range, L", "late_loss": "loss, t ≥ 700",
+    "steps": "steps",
 }  # fmt: skip
 
 

@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from minifold_pl.cli import ladder, ladder_rungs
-from minifold_pl.cli.ladder_rungs import Goal, Rung
+from minifold_pl.cli import ladder, ladder_ablations, ladder_folds, ladder_rungs
+from minifold_pl.cli.ladder_climb import TRUNK_SHARE, Goal, Rung
 from minifold_pl.cli.main import main
+from minifold_pl.data.datamodule import write_synthetic
 from minifold_pl.data.synthetic import SyntheticConfig
 from minifold_pl.diagnostics.short_training import ShortTraining, TrainingEnd
 
@@ -21,7 +22,7 @@ from minifold_pl.diagnostics.short_training import ShortTraining, TrainingEnd
 @pytest.fixture
 def small_set(monkeypatch) -> None:
     monkeypatch.setattr(
-        ladder_rungs, "SYNTHETIC", SyntheticConfig(n=60, folds=5, min_length=24, max_length=34)
+        ladder_folds, "SYNTHETIC", SyntheticConfig(n=60, folds=5, min_length=24, max_length=34)
     )
     monkeypatch.setattr(ladder_rungs, "_LIBRARY", 6)
     monkeypatch.setattr(ladder_rungs, "_DRAWN", 2)
@@ -121,22 +122,94 @@ def test_an_ablation_changes_the_model_or_how_it_is_trained(
             seen.append(given)
             return TrainingEnd(1, 1, seconds, 0)
 
-    monkeypatch.setattr(ladder_rungs, "synthetic_store", lambda climb: None)
-    monkeypatch.setattr(ladder_rungs, "ChainDataset", lambda *args, **kwargs: [])
-    monkeypatch.setattr(ladder_rungs, "_folds", lambda *args: {})
-    found = ladder_rungs.ablation(Climb(), override, 3.0)
+    monkeypatch.setattr(ladder_folds, "synthetic_store", lambda climb: None)
+    monkeypatch.setattr(ladder_folds, "ChainDataset", lambda *args, **kwargs: [])
+    monkeypatch.setattr(ladder_folds, "_folds", lambda *args: {})
+    found = ladder_folds.ablation(Climb(), override, 3.0)
     assert found["override"] == override and found["training"]["seconds"] == 3.0
-    assert seen == [settings, {"trunk_share": ladder_rungs.TRUNK_SHARE, **changes}]
+    assert seen == [settings, {"trunk_share": TRUNK_SHARE, **changes}]
 
 
 def test_every_ablation_of_training_is_a_setting_of_it() -> None:
     known = {field.name for field in fields(ShortTraining)}
     named = {
-        setting.removeprefix(ladder_rungs.TRAINING).partition("=")[0]
-        for setting in (*ladder.ABLATIONS.values(), *ladder.OPTIONS.values())
-        if setting.startswith(ladder_rungs.TRAINING)
+        setting.removeprefix(ladder_folds.TRAINING).partition("=")[0]
+        for setting in (*ladder_ablations.ABLATIONS.values(), *ladder_ablations.OPTIONS.values())
+        if setting.startswith(ladder_folds.TRAINING)
     }
     assert named and named <= known
+
+
+def told_model(seen: float, unseen: float) -> dict[str, object]:
+    rows = {
+        f"{label}: model": {"tm_score": {"mean": tm, "low": tm, "high": tm, "n": 1}}
+        for label, tm in (("seen folds", seen), ("unseen folds", unseen))
+    }
+    return {"rows": rows, "training": {"steps": 5}}
+
+
+def test_a_choice_is_worth_what_is_lost_without_it_and_an_option_what_it_brings() -> None:
+    models = {
+        "none": told_model(0.5, 0.3), "none, seed 1": told_model(0.6, 0.3), "Muon": told_model(0.4, 0.35),
+        "hidden residues": told_model(0.65, 0.2),
+    }  # fmt: skip
+    rows, spread = ladder_ablations.compared(models)
+    assert list(rows) == ["none", "none, seed 1", "Muon", "hidden residues (off in v15)"]
+    assert rows["Muon"]["seen_worth"] == pytest.approx(0.15)
+    assert rows["Muon"]["unseen_worth"] == pytest.approx(-0.05)
+    assert rows["hidden residues (off in v15)"]["seen_worth"] == pytest.approx(0.10)
+    assert rows["hidden residues (off in v15)"]["unseen_worth"] == pytest.approx(-0.10)
+    assert "seen_worth" not in rows["none"] and rows["none"]["steps"] == 5
+    assert spread == {"seen folds": pytest.approx(0.1 / 2**0.5), "unseen folds": 0.0}
+
+
+def test_without_the_config_as_it_is_there_is_no_worth() -> None:
+    rows, spread = ladder_ablations.compared({"Muon": told_model(0.4, 0.35)})
+    assert rows["Muon"].keys() == {"seen_tm", "unseen_tm", "steps"} and spread == {}
+
+
+@pytest.mark.slow
+def test_ablations_are_kept_and_not_trained_twice(small_set, tmp_path: Path, monkeypatch) -> None:
+    calls: list[list[str]] = []
+
+    def process(command: list[str], **settings: object) -> None:
+        calls.append(command)
+        ladder_ablations._one_ablation(json.loads(command[-1]))
+
+    monkeypatch.setattr(ladder_ablations.subprocess, "run", process)
+    asked = ["--rungs", "7", "--minutes", "0.01", "--only", "none", "--only", "Muon"]
+    assert climb(tmp_path, *asked) == 0
+    assert len(calls) == 2
+    rung = json.loads((tmp_path / ladder.RESULTS).read_text())["7"]
+    assert rung["models"].keys() == {"none", "Muon"}
+    assert rung["rows"]["Muon"]["seen_worth"] == pytest.approx(
+        rung["rows"]["none"]["seen_tm"]["mean"] - rung["rows"]["Muon"]["seen_tm"]["mean"]
+    )
+    assert climb(tmp_path, *asked) == 0
+    assert len(calls) == 2
+    monkeypatch.setitem(ladder_ablations.ABLATIONS, "Muon", "training.lr=0.001")
+    assert climb(tmp_path, *asked) == 0
+    assert len(calls) == 3, "what the name meant before is not what it means now"
+
+
+@pytest.mark.slow
+def test_real_chains_are_scored_on_the_way_and_at_the_end(tmp_path: Path) -> None:
+    write_synthetic(tmp_path / "store", SyntheticConfig(n=60, folds=5, min_length=24, max_length=34))
+    small = [
+        f"model.init_args.{name}" for name in ("denoiser.init_args.layers=1", "pair_stack.init_args.blocks=1")
+    ]
+    code = climb(
+        tmp_path / "out", "--rungs", "6", "--data", str(tmp_path / "store"), "--minutes", "0.1", "--beside",
+        "v15_ladder.yaml", *(x for s in small for x in ("--set", s)), "--beside-set", small[0],
+    )  # fmt: skip
+    rung = json.loads((tmp_path / "out" / ladder.RESULTS).read_text())["6"]
+    assert code == (0 if rung["met"] else 1)
+    rows = rung["models"]["v15_ladder.yaml"]["rows"]
+    for row in ("model after 0.05 min", "model after 0.075 min", "model"):
+        assert {"tm_score", "lddt_ca", "precision_long_L5"} <= rows[row].keys()
+        assert rows[row]["tm_score"]["n"] == rung["models"]["v15_ladder.yaml"]["validation_chains"]
+    assert rows["real sequence"].keys() == {"late_loss"}
+    assert [goal["name"].split(": ")[1].split()[0] for goal in rung["goals"]] == ["shuffled", "MASK"]
 
 
 @pytest.mark.slow
@@ -154,7 +227,7 @@ def test_a_scaled_sampler_is_shown_beside_the_published_one(small_set, tmp_path:
 def test_a_set_made_otherwise_is_no_set_of_rung_5(small_set, tmp_path: Path, monkeypatch, capsys) -> None:
     climb(tmp_path, "--rungs", "5", "--scale", "0.0001")
     monkeypatch.setattr(
-        ladder_rungs, "SYNTHETIC", SyntheticConfig(n=60, folds=5, min_length=24, max_length=34, seed=1)
+        ladder_folds, "SYNTHETIC", SyntheticConfig(n=60, folds=5, min_length=24, max_length=34, seed=1)
     )
     assert climb(tmp_path, "--rungs", "5", "--scale", "0.0001") == 1
     assert "is not the synthetic set of rung 5" in capsys.readouterr().err

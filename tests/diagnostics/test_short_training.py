@@ -11,7 +11,7 @@ import torch
 from minifold_pl.cli.lightning_cli import instantiate_model
 from minifold_pl.data.dataset import ChainDataset
 from minifold_pl.diagnostics import short_training
-from minifold_pl.diagnostics.short_training import ShortTraining, TrainingPoint, train_for
+from minifold_pl.diagnostics.short_training import Part, ShortTraining, TrainingPoint, train_for
 from minifold_pl.modules.diffusion import DiffusionModule
 
 CONFIG = ShortTraining(seconds=1e9, batch_size=2, noise_draws=2, warmup_steps=5)
@@ -81,6 +81,58 @@ def test_the_trunk_is_taught_first_and_alone(chains: ChainDataset) -> None:
     train_for(module, chains, replace(CONFIG, seconds=60.0, trunk_share=0.5), look, every=5.0)
     assert len(points[0].terms) == 2 < len(points[-1].terms)
     assert "denoiser" in moved()
+
+
+def test_what_is_done_on_the_way_sees_the_average_and_changes_nothing(
+    diffusion: DiffusionModule, chains: ChainDataset, monkeypatch
+) -> None:
+    """A second a step and an hour a part: the hours do not count, and the end is that of a training without them."""
+    now = 0.0
+    collate = short_training.collate
+
+    def step(items: object) -> object:
+        nonlocal now
+        now += 1.0
+        return collate(items)
+
+    monkeypatch.setattr(short_training, "monotonic", lambda: now)
+    monkeypatch.setattr(short_training, "collate", step)
+
+    def flat(module: DiffusionModule) -> torch.Tensor:
+        return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+    def trained(seconds: float, *shares: float) -> tuple[torch.Tensor, list[torch.Tensor], int]:
+        nonlocal now
+        module, seen = copy.deepcopy(diffusion), []
+
+        def look() -> None:
+            nonlocal now
+            now += 3600
+            assert not module.training and not torch.is_grad_enabled()
+            seen.append(flat(module))
+            torch.randn(7)
+
+        now = 0.0
+        config = replace(CONFIG, seconds=seconds, ema_decay=0.9)
+        end = train_for(module, chains, config, parts=[Part(share, look) for share in shares])
+        return flat(module), seen, end.steps
+
+    plain, _, steps = trained(12.0)
+    other, seen, others = trained(12.0, 0.75, 0.5)
+    assert steps == others == 12 and len(seen) == 2
+    torch.testing.assert_close(other, plain, rtol=0, atol=0)
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_the_average_is_there_for_a_while(diffusion: DiffusionModule) -> None:
+    parameters = list(diffusion.train().parameters())
+    raw = [p.detach().clone() for p in parameters]
+    average = [p + 1 for p in raw]
+    with pytest.raises(RuntimeError), short_training._averaged(diffusion, parameters, average):
+        assert all(torch.equal(p, a) for p, a in zip(parameters, average, strict=True))
+        raise RuntimeError
+    assert diffusion.training
+    assert all(torch.equal(p, r) for p, r in zip(parameters, raw, strict=True))
 
 
 def test_without_losses_of_its_own_the_trunk_is_not_taught_first(

@@ -6,48 +6,18 @@ import argparse
 import json
 import math
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from minifold_pl.cli import ladder_ablations
 from minifold_pl.cli.errors import UserError
-from minifold_pl.cli.generation import choose_device, positive, told_to_the_user
+from minifold_pl.cli.generation import positive, told_to_the_user
 
 RESULTS: Final = "ladder.json"
 _DEFAULT: Final = (1, 2, 3, 4, 5)
-ABLATIONS: Final = {
-    "none": "",
-    "x0 error": "denoising_weights.x0=0",
-    "smooth lDDT": "denoising_weights.lddt=0",
-    "weight of high noise (floor of min-SNR)": "x0_weighting.floor=0",
-    "errors of frames (FAPE)": "loss_weights.fape=0.0",
-    "FAPE's clamp": "fape_clamp_share=0.0",
-    "distogram into the trunk": "trunk_losses.distogram=0",
-    "all trunk losses": "trunk_losses=null",
-    "encoder and pair stack first": "training.trunk_share=0",
-    "window of the encoder": "encoder.init_args.window=0",
-    "Muon": "training.muon_lr=null",
-    "distance bias": "denoiser.init_args.distance_bias=false",
-    "chain frame": "denoiser.init_args.chain_frame=false",
-    "prediction laid on x_t": "denoiser.init_args.aligned=false",
-    "scaled start": "scaled_start=false",
-    "learned null condition": "null_condition=mask",
-    "self-conditioning": "self_conditioning=0",
-    "several noise draws": "noise_draws=1",
-    "start without the SNR gate": "snr_gated_frames=true",
-}
-"""Each of v15's choices, and the setting that switches it off; ``training.`` is of the training, not of the model."""
-OPTIONS: Final = {
-    "errors of distances": "loss_weights.dist=1.0",
-    "angles of the backbone at full weight": "backbone_weights.phi_psi=0.5",
-    "recycling, twice": "recycles=2",
-    "hidden residues": "trunk_losses.hidden_residues=0.2",
-}
-"""What v15 leaves off, switched on."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,10 +55,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--beside", metavar="X", help="rung 6: another config, trained for the same time (v13_small.yaml)"
     )
     parser.add_argument(
+        "--beside-set", action="append", default=[], metavar="NAME=VALUE",
+        help="change a setting of --beside, such as model.init_args.encoder_ckpt=CKPT",
+    )  # fmt: skip
+    parser.add_argument(
         "--jobs", type=positive, default=1, metavar="N", help="rung 7: models at a time (default 1)"
     )
     parser.add_argument(
-        "--only", action="append", default=[], metavar="NAME", help="rung 7: this ablation alone"
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="rung 7: this ablation alone (may be given again)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and noise (default 0)")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda …")
@@ -100,9 +78,10 @@ def run(args: argparse.Namespace) -> int:
     numbers = _numbers(args.rungs)
     if not args.scale > 0 or not args.minutes > 0:
         raise UserError("--scale and --minutes: give a number above 0", exit_code=2)
-    unknown = sorted(set(args.only) - set(ABLATIONS) - set(OPTIONS))
-    if unknown:
-        raise UserError(f"--only {unknown[0]}: there is {', '.join([*ABLATIONS, *OPTIONS])}", exit_code=2)
+    try:
+        ladder_ablations.names(args.only)
+    except ValueError as error:
+        raise UserError(f"--only {error}", exit_code=2) from None
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     import torch
 
@@ -128,45 +107,32 @@ def run(args: argparse.Namespace) -> int:
 
 def _climb(args: argparse.Namespace, number: int) -> dict[str, Any]:
     from minifold_pl.cli import ladder_rungs
+    from minifold_pl.cli.ladder_climb import climb_with
 
-    climb = _climb_with(vars(args), args.data, lambda text: print(text, file=sys.stderr, flush=True))
+    climb = climb_with(vars(args), args.data, lambda text: print(text, file=sys.stderr, flush=True))
     if number == 6:
         return _real(climb, args)
     if number == 7:
-        return _ablations(climb, args)
+        return ladder_ablations.table(climb, args)
     return ladder_rungs.RUNGS[number](climb).told()
-
-
-def _climb_with(settings: Mapping[str, Any], data: Path | None, tell: Callable[[str], None]) -> Any:
-    from minifold_pl.cli import ladder_rungs
-    from minifold_pl.diagnostics.short_training import ShortTraining
-
-    return ladder_rungs.Climb(
-        config=settings["config"],
-        overrides=tuple(f"--{setting.lstrip('-')}" for setting in settings["set"]),
-        data=data,
-        synthetic=Path(settings["out"]) / "synthetic",
-        training=ShortTraining(seconds=1.0, seed=settings["seed"]),
-        scale=settings["scale"],
-        seed=settings["seed"],
-        device=choose_device(settings["device"]),
-        tell=tell,
-    )
 
 
 def _real(climb: Any, args: argparse.Namespace) -> dict[str, Any]:
     """Rung 6: figures, and whether the real sequence is told from wrong ones."""
     from dataclasses import replace
 
-    from minifold_pl.cli import ladder_rungs
+    from minifold_pl.cli.ladder_climb import Goal
+    from minifold_pl.cli.ladder_real import real_chains
 
-    models = {args.config: ladder_rungs.real_chains(climb, 60 * args.minutes)}
+    models = {args.config: real_chains(climb, 60 * args.minutes)}
     if args.beside:
-        beside = replace(climb, config=args.beside, overrides=())
-        models[args.beside] = ladder_rungs.real_chains(beside, 60 * args.minutes)
+        overrides = tuple(f"--{setting.lstrip('-')}" for setting in args.beside_set)
+        beside = replace(climb, config=args.beside, overrides=overrides)
+        name = args.beside if args.beside != args.config else f"{args.beside}, changed"
+        models[name] = real_chains(beside, 60 * args.minutes)
     gains = models[args.config]["sequence_gain"]
     goals = [
-        ladder_rungs.Goal(
+        Goal(
             name=f"loss at t ≥ 700: {row} sequence worse than the real one, lower end",
             value=gain["low"],
             target=0.0,
@@ -181,62 +147,13 @@ def _real(climb: Any, args: argparse.Namespace) -> dict[str, Any]:
     return {
         "rung": 6, "title": "real chains: train split, validated", "met": all(goal.met for goal in goals),
         "goals": [goal.told() for goal in goals], "rows": rows, "models": models, "training": None,
-        "note": f"{args.minutes * args.scale:g} minutes of training a model",
+        "note": f"{args.minutes * args.scale:g} minutes of training a model; "
+        + "; ".join(
+            f"{config}: {model['training']['distinct_chains']:,} training chains an epoch, one of each cluster, "
+            f"{model['validation_chains']} to validate"
+            for config, model in models.items()
+        ),
     }  # fmt: skip
-
-
-def _ablations(climb: Any, args: argparse.Namespace) -> dict[str, Any]:
-    """Rung 7: one process a model; those that are there already are not trained again."""
-    from minifold_pl.cli import ladder_rungs
-
-    ladder_rungs.synthetic_store(climb)
-    choices = {**ABLATIONS, **OPTIONS}
-    names = args.only or list(choices)
-    folder = args.out / "ablations"
-    folder.mkdir(exist_ok=True)
-
-    def one(name: str) -> dict[str, Any]:
-        words = "".join(c if c.isalnum() else "_" for c in name)
-        file = folder / f"{words}-{args.minutes * args.scale:g}-{args.seed}.json"
-        if not file.exists():
-            climb.tell(f"  {name}: {choices[name] or args.config}")
-            request = {
-                "config": args.config, "set": args.set, "out": str(args.out), "threads": args.threads,
-                "seconds": 60 * args.minutes, "scale": args.scale, "seed": args.seed, "override": choices[name],
-                "device": args.device, "file": str(file),
-            }  # fmt: skip
-            subprocess.run(
-                [sys.executable, "-W", "ignore", "-m", "minifold_pl.cli.ladder", json.dumps(request)], check=True,
-                env={**os.environ, "OMP_NUM_THREADS": str(args.threads)},
-            )  # fmt: skip
-        return json.loads(file.read_text())
-
-    with ThreadPoolExecutor(args.jobs) as pool:
-        found = dict(zip(names, pool.map(one, names), strict=True))
-    rows = {
-        f"{name}: {label}": {
-            **model["rows"][f"{label}: model"], "steps": model["training"]["steps"],
-        }
-        for name, model in found.items()
-        for label in ("seen folds", "unseen folds")
-    }  # fmt: skip
-    return {
-        "rung": 7, "title": "what each choice is worth", "met": True, "goals": [], "rows": rows, "models": found,
-        "training": None, "note": f"{args.minutes * args.scale:g} minutes a model on {args.threads} thread(s)",
-    }  # fmt: skip
-
-
-def _one_ablation(request: Mapping[str, Any]) -> None:
-    """In a process of its own."""
-    import torch
-
-    from minifold_pl.checkpoint.atomic import atomic_write_text
-    from minifold_pl.cli import ladder_rungs
-
-    torch.set_num_threads(request["threads"])
-    climb = _climb_with(request, None, lambda text: None)
-    found = ladder_rungs.ablation(climb, request["override"], request["seconds"])
-    atomic_write_text(Path(request["file"]), json.dumps(found))
 
 
 def _numbers(text: str) -> list[int]:
@@ -302,7 +219,3 @@ def _row(scores: Mapping[str, Any]) -> str:
         else:
             parts.append(f"{name} {value:g}")
     return "  ".join(parts)
-
-
-if __name__ == "__main__":
-    _one_ablation(json.loads(sys.argv[1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import NamedTuple
@@ -84,6 +85,15 @@ class TrainingEnd(NamedTuple):
     """Steps without a finite gradient, which changed nothing."""
 
 
+class Part(NamedTuple):
+    """Something to do on the way."""
+
+    share: float
+    """Of the time of training after which it is done, between 0 and 1."""
+    do: Callable[[], None]
+    """It finds the averaged weights in the module, in evaluation mode."""
+
+
 def train_for(
     module: DiffusionModule,
     chains: ChainDataset,
@@ -91,6 +101,7 @@ def train_for(
     on_point: Callable[[TrainingPoint], None] = lambda point: None,
     *,
     every: float = 60.0,
+    parts: Sequence[Part] = (),
 ) -> TrainingEnd:
     """Train ``module`` on ``chains``; it ends with the averaged weights, in evaluation mode.
 
@@ -100,6 +111,7 @@ def train_for(
         config: Settings.
         on_point: Called about every ``every`` seconds.
         every: Seconds.
+        parts: Done after their shares of the time; the clock stands still meanwhile, and the training does not change.
     """
     torch.manual_seed(config.seed)
     module.train()
@@ -123,6 +135,7 @@ def train_for(
     trunk_seconds = config.trunk_share * config.seconds if module.trunk_heads is not None else 0.0
     average = [p.detach().clone() for p in trained]
     weights = final_weights(module.loss_weights)
+    waiting = sorted(parts, key=lambda part: part.share)
     start = told = monotonic()
     sums: dict[str, list[float]] = {}
     step = seen = skipped = 0
@@ -130,6 +143,11 @@ def train_for(
         elapsed = monotonic() - start
         if elapsed >= config.seconds:
             break
+        while waiting and elapsed >= waiting[0].share * config.seconds:
+            before = monotonic()
+            with _averaged(module, trained, average):
+                waiting.pop(0).do()
+            start += monotonic() - before
         rate = (
             min(1.0, (step + 1) / config.warmup_steps)
             * (1 + math.cos(math.pi * elapsed / config.seconds))
@@ -151,7 +169,7 @@ def train_for(
             skipped += 1
         step, seen = step + 1, seen + len(places)
         for name, term in {**terms, "total": total}.items():
-            sums.setdefault(name, []).append(float(term))
+            sums.setdefault(name, []).append(float(term.detach()))
         if monotonic() - told > every:
             told = monotonic()
             means = {name: math.fsum(values) / len(values) for name, values in sums.items()}
@@ -161,6 +179,21 @@ def train_for(
         torch._foreach_copy_(trained, average)
     module.eval()
     return TrainingEnd(step, seen, monotonic() - start, skipped)
+
+
+@contextmanager
+def _averaged(module: DiffusionModule, trained: list[Tensor], average: list[Tensor]) -> Iterator[None]:
+    """With the averaged weights, without gradients; what is drawn meanwhile is not drawn from the training's noise."""
+    kept = [p.detach().clone() for p in trained]
+    devices = [module.device] if module.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices):
+        torch._foreach_copy_(trained, average)
+        module.eval()
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(trained, kept)
+            module.train()
 
 
 def _trunk_parameters(module: DiffusionModule) -> list[Tensor]:

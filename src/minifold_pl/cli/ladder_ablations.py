@@ -1,0 +1,165 @@
+"""Rung 7 of ``minifold-pl diagnose ladder``: what each of v15's choices is worth."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from minifold_pl.cli.ladder_climb import Climb
+
+WHOLE: Final = "none"
+"""The config as it is."""
+ABLATIONS: Final = {
+    "none": "",
+    "x0 error": "denoising_weights.x0=0",
+    "smooth lDDT": "denoising_weights.lddt=0",
+    "weight of high noise (floor of min-SNR)": "x0_weighting.floor=0",
+    "errors of frames (FAPE)": "loss_weights.fape=0.0",
+    "FAPE's clamp": "fape_clamp_share=0.0",
+    "distogram into the trunk": "trunk_losses.distogram=0",
+    "all trunk losses": "trunk_losses=null",
+    "encoder and pair stack first": "training.trunk_share=0",
+    "window of the encoder": "encoder.init_args.window=0",
+    "Muon": "training.muon_lr=null",
+    "distance bias": "denoiser.init_args.distance_bias=false",
+    "chain frame": "denoiser.init_args.chain_frame=false",
+    "prediction laid on x_t": "denoiser.init_args.aligned=false",
+    "scaled start": "scaled_start=false",
+    "learned null condition": "null_condition=mask",
+    "self-conditioning": "self_conditioning=0",
+    "several noise draws": "noise_draws=1",
+    "start without the SNR gate": "snr_gated_frames=true",
+}
+"""Each of v15's choices, and the setting that switches it off; ``training.`` is of the training, not of the model."""
+OPTIONS: Final = {
+    "errors of distances": "loss_weights.dist=1.0",
+    "angles of the backbone at full weight": "backbone_weights.phi_psi=0.5",
+    "recycling, twice": "recycles=2",
+    "hidden residues": "trunk_losses.hidden_residues=0.2",
+}
+"""What v15 leaves off, switched on."""
+REPEATS: Final = 2
+"""The config as it is, by that many other seeds: what two trainings differ by without any reason."""
+_FOLDS: Final = {"seen folds": "seen", "unseen folds": "unseen"}
+
+
+def names(only: Sequence[str]) -> list[str]:
+    """What is trained: all, or those that are asked for.
+
+    Raises:
+        ValueError: There is no such ablation.
+    """
+    for name in only:
+        if name not in ABLATIONS and name not in OPTIONS:
+            raise ValueError(f"{name}: there is {', '.join([*ABLATIONS, *OPTIONS])}")
+    return list(only) or [*ABLATIONS, *OPTIONS]
+
+
+def table(climb: Climb, args: argparse.Namespace) -> dict[str, Any]:
+    """Train and score what is not in ``args.out`` yet, each model in a process of its own, and compare."""
+    from minifold_pl.cli.ladder_folds import synthetic_store
+
+    synthetic_store(climb)
+    wanted = [(name, args.seed) for name in names(args.only)]
+    if not args.only:
+        wanted += [(WHOLE, args.seed + k) for k in range(1, REPEATS + 1)]
+    folder = args.out / "ablations"
+    folder.mkdir(exist_ok=True)
+
+    def one(name: str, seed: int) -> dict[str, Any]:
+        words = "".join(c if c.isalnum() else "_" for c in name)
+        file = folder / f"{words}-{args.minutes * args.scale:g}-{seed}.json"
+        setting = {**ABLATIONS, **OPTIONS}[name]
+        if file.exists() and json.loads(file.read_text())["override"] != setting:
+            file.unlink()  # of another version, which meant something else by the name
+        if not file.exists():
+            climb.tell(f"  {name}, seed {seed}: {setting or args.config}")
+            request = {
+                "config": args.config, "set": args.set, "out": str(args.out), "threads": args.threads,
+                "seconds": 60 * args.minutes, "scale": args.scale, "seed": seed, "override": setting,
+                "device": args.device, "file": str(file),
+            }  # fmt: skip
+            subprocess.run(
+                [sys.executable, "-W", "ignore", "-m", "minifold_pl.cli.ladder_ablations", json.dumps(request)],
+                check=True, env={**os.environ, "OMP_NUM_THREADS": str(args.threads)},
+            )  # fmt: skip
+        return json.loads(file.read_text())
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        found = list(pool.map(lambda pair: one(*pair), wanted))
+    models = {
+        name if seed == args.seed else f"{name}, seed {seed}": model
+        for (name, seed), model in zip(wanted, found, strict=True)
+    }
+    rows, spread = compared(models)
+    note = f"{args.minutes * args.scale:g} minutes a model on {args.threads} thread{'s' if args.threads > 1 else ''}"
+    if spread:
+        note += "; trainings that differ by their seed alone have a standard deviation of " + ", ".join(
+            f"{value:.3f} on {label}" for label, value in spread.items()
+        )
+    return {
+        "rung": 7, "title": "what each choice is worth", "met": True, "goals": [], "rows": rows, "models": models,
+        "training": None, "note": note,
+    }  # fmt: skip
+
+
+def compared(models: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+    """A row a model: its TM-scores, and what the choice is worth: with it less without it.
+
+    With it is the mean over the seeds of the config as it is.
+
+    Args:
+        models: By name; those of the config as it is begin with ``none``.
+
+    Returns:
+        The rows, and the standard deviation over those seeds where there are two or more.
+    """
+    whole = [name for name in models if name.partition(", seed ")[0] == WHOLE]
+    rows: dict[str, dict[str, Any]] = {}
+    spread: dict[str, float] = {}
+
+    def tm(name: str, label: str) -> dict[str, Any]:
+        return models[name]["rows"][f"{label}: model"]["tm_score"]
+
+    for name, model in models.items():
+        row: dict[str, Any] = {}
+        for label, short in _FOLDS.items():
+            row[f"{short}_tm"] = tm(name, label)
+            if whole and name not in whole:
+                gain = math.fsum(tm(w, label)["mean"] for w in whole) / len(whole) - tm(name, label)["mean"]
+                row[f"{short}_worth"] = -gain if name in OPTIONS else gain
+        rows[f"{name} (off in v15)" if name in OPTIONS else name] = {
+            **row,
+            "steps": model["training"]["steps"],
+        }
+    if len(whole) > 1:
+        spread = {label: statistics.stdev(tm(name, label)["mean"] for name in whole) for label in _FOLDS}
+    return rows, spread
+
+
+def _one_ablation(request: Mapping[str, Any]) -> None:
+    """In a process of its own."""
+    import torch
+
+    from minifold_pl.checkpoint.atomic import atomic_write_text
+    from minifold_pl.cli.ladder_climb import climb_with
+    from minifold_pl.cli.ladder_folds import ablation
+
+    torch.set_num_threads(request["threads"])
+    climb = climb_with(request, None, lambda text: None)
+    found = ablation(climb, request["override"], request["seconds"])
+    atomic_write_text(Path(request["file"]), json.dumps(found))
+
+
+if __name__ == "__main__":
+    _one_ablation(json.loads(sys.argv[1]))
