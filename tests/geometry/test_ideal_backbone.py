@@ -19,9 +19,15 @@ from minifold_pl.constants import (
     N_CA_BOND,
     N_CA_C_ANGLE,
 )
+from minifold_pl.geometry import ideal_backbone
 from minifold_pl.geometry.backbone import backbone_from_torsions, torsions
 from minifold_pl.geometry.frames import random_rotations
-from minifold_pl.geometry.ideal_backbone import MOST_BENT, cis_peptides, nearest_ideal_backbone
+from minifold_pl.geometry.ideal_backbone import (
+    MOST_BENT,
+    cis_peptides,
+    nearest_ideal_backbone,
+    nearest_ideal_backbones,
+)
 
 
 def angle(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -119,6 +125,27 @@ def test_segments_are_fitted_alone_and_no_bond_is_made_across_a_break() -> None:
     assert_ideal(found[:20])
     assert_ideal(found[20:])
     assert (found - apart).norm(dim=-1).max() < 0.05
+
+
+@pytest.mark.parametrize("entries", [1, 10**8], ids=["one by one", "all at a time"])
+def test_chains_side_by_side_are_fitted_as_each_alone(entries: int, monkeypatch) -> None:
+    """Of unlike lengths, with breaks and cis peptides, near to a chain and far from any."""
+    generator = torch.Generator().manual_seed(2)
+    chains, bonds, cis = [], [], []
+    for k, length in enumerate((30, 1, 17, 2, 45)):
+        away = (0.3, 2.0)[k % 2] * torch.randn(length, 1, 3, generator=generator, dtype=torch.float64)
+        chains.append(chain(length, generator) + away)
+        bonds.append(torch.arange(length) != 11 if k % 2 == 0 else None)
+        cis.append(torch.arange(length) == 5 if k != 2 else None)
+    alone = [nearest_ideal_backbone(*each) for each in zip(chains, bonds, cis, strict=True)]
+    monkeypatch.setattr(ideal_backbone, "_ENTRIES", entries)
+    together = nearest_ideal_backbones([*chains, chains[0][:0]], [*bonds, None], [*cis, None])
+    assert len(together.pop()) == 0
+    for one, other, given in zip(alone, together, chains, strict=True):
+        torch.testing.assert_close(
+            one, other, atol=1e-4, rtol=0
+        )  # where the search ends is a matter of rounding
+        assert not torch.equal(one, given)
 
 
 def test_a_cis_peptide_is_cis_where_it_is_asked_for_and_trans_elsewhere() -> None:

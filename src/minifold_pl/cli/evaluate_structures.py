@@ -58,6 +58,7 @@ def score_structures(
     num_samples: int,
     batch_size: int,
     advance: Callable[[int], None],
+    times: Sequence[int] | None = None,
     backbones: BackboneScores | None = None,
     dihedrals: DihedralsOfSamples | None = None,
     files: StructureFiles | None = None,
@@ -77,6 +78,7 @@ def score_structures(
             has a confidence.
         batch_size: Chains at a time.
         advance: Called with the number of structures finished.
+        times: Timesteps of the one-step estimates; the dashboard's where None.
         backbones: For a module that predicts N, C and O: its scores stand beside the others, and it keeps φ and ψ.
         dihedrals: Keeps those of truth, samples and one-step guesses.
         files: Writes the samples of some chains.
@@ -118,7 +120,7 @@ def score_structures(
             dihedrals.add_samples(batch, samples, atoms)
         if backbones is not None:
             found[comparison.TRUTH] |= backbones.of_truth(batch)
-        for row, one_step_scores in _one_step_scores(module, batch, seed, dihedrals).items():
+        for row, one_step_scores in _one_step_scores(module, batch, times, seed, dihedrals).items():
             found[row] = found.get(row, {}) | one_step_scores
         for row, by_score in found.items():
             for name, values in by_score.items():
@@ -173,10 +175,14 @@ def _confidence(chain: SampledChain) -> Tensor:
 
 
 def _one_step_scores(
-    module: Any, batch: ProteinBatch, seed: int, dihedrals: DihedralsOfSamples | None
+    module: Any,
+    batch: ProteinBatch,
+    times: Sequence[int] | None,
+    seed: int,
+    dihedrals: DihedralsOfSamples | None,
 ) -> dict[str, dict[str, Tensor]]:
     """TM of x̂0 from noise of several levels: the model's, and that of the best guess without a sequence."""
-    times = dashboard_times(module.noise_schedule.timesteps)
+    times = times or dashboard_times(module.noise_schedule.timesteps)
     device = next(module.parameters()).device
     with torch.inference_mode(), out_of_memory_told():
         # As many noised copies at a time as chains are sampled.

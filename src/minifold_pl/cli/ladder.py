@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="rung 7: this ablation alone (may be given again)",
+        help="rung 7: this one alone (may be given again); also what v15 leaves off, such as recycling",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and noise (default 0)")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda …")

@@ -11,6 +11,7 @@ Lengths in Å, angles in radians unless a name says degrees.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -18,8 +19,9 @@ from math import pi, radians
 from typing import Final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from minifold_pl.constants import (
     C_ATOM,
@@ -47,6 +49,8 @@ _BEAM: Final = 12
 _ITERATIONS: Final = 40
 _LARGEST_STEP: Final = 0.6
 """Radians a torsion may turn in one iteration: beyond, the linear picture of a chain is worth nothing."""
+_ENTRIES: Final = 10_000_000
+"""Of the matrices of a group of segments, 80 MB."""
 _CONVERGED: Final = 1e-5
 """Relative gain of an iteration below which the fit is done."""
 
@@ -72,17 +76,45 @@ def nearest_ideal_backbone(
     Raises:
         ValueError: not (l, 4, 3), or not finite.
     """
-    if atoms.ndim != 3 or atoms.shape[1:] != (4, 3):
-        raise ValueError(f"atoms have shape {tuple(atoms.shape)}; one backbone has (l, 4, 3)")
-    if not atoms.isfinite().all():
-        raise ValueError("a backbone that is not finite has no nearest ideal one: the sampler diverged")
-    if not len(atoms):
-        return atoms.clone()
-    target = atoms.detach().cpu().double()
-    turned = torch.zeros(len(atoms), dtype=torch.bool) if cis is None else cis.cpu()
-    cuts = [] if bonded is None else (~bonded[: len(atoms) - 1].cpu()).nonzero().flatten().add(1).tolist()
-    parts = [_segment(target[a:b], turned[a:b]) for a, b in pairwise([0, *cuts, len(atoms)])]
-    return torch.cat(parts).to(atoms)
+    return nearest_ideal_backbones([atoms], [bonded], [cis])[0]
+
+
+def nearest_ideal_backbones(
+    atoms: Sequence[Float[Tensor, "_ 4 3"]],
+    bonded: Sequence[Bool[Tensor, " _"] | None],
+    cis: Sequence[Bool[Tensor, " _"] | None],
+) -> list[Float[Tensor, "_ 4 3"]]:
+    """:func:`nearest_ideal_backbone` of several chains, whose segments of like length are fitted side by side.
+
+    Raises:
+        ValueError: one is not (l, 4, 3), or not finite.
+    """
+    targets: list[Tensor] = []
+    turned: list[Tensor] = []
+    counts = []
+    for chain, joined, flips in zip(atoms, bonded, cis, strict=True):
+        if chain.ndim != 3 or chain.shape[1:] != (4, 3):
+            raise ValueError(f"atoms have shape {tuple(chain.shape)}; one backbone has (l, 4, 3)")
+        if not chain.isfinite().all():
+            raise ValueError("a backbone that is not finite has no nearest ideal one: the sampler diverged")
+        cuts = [] if joined is None else (~joined[: len(chain) - 1].cpu()).nonzero().flatten().add(1).tolist()
+        bounds = [0, *cuts, len(chain)] if len(chain) else []
+        target = chain.detach().cpu().double()
+        turn = torch.zeros(len(chain), dtype=torch.bool) if flips is None else flips.cpu()
+        targets += [target[a:b] for a, b in pairwise(bounds)]
+        turned += [turn[a:b] for a, b in pairwise(bounds)]
+        counts.append(max(0, len(bounds) - 1))
+    found: list[Tensor] = [torch.empty(0)] * len(targets)
+    for group in _groups([len(target) for target in targets]):
+        for i, fitted in zip(
+            group, _fitted([targets[i] for i in group], [turned[i] for i in group]), strict=True
+        ):
+            found[i] = fitted
+    parts = iter(found)
+    return [
+        torch.cat([next(parts) for _ in range(count)]).to(chain) if count else chain.clone()
+        for chain, count in zip(atoms, counts, strict=True)
+    ]
 
 
 def cis_peptides(
@@ -97,178 +129,234 @@ def cis_peptides(
     return before_proline & (omega.abs() < pi / 2)
 
 
-def _segment(target: Float[Tensor, "l 4 3"], cis: Bool[Tensor, " l"]) -> Float[Tensor, "l 4 3"]:
-    omega = torch.where(cis, 0.0, pi).double()
-    fit = _Fit(target, omega)
-    fits = [fit.refined(start) for start in (_read(target), _tracked(target, cis))]
-    return min(fits, key=lambda found: found[1])[0]
+def _groups(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Places of segments of like length, as many as their matrices' memory allows."""
+    group: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if group and 2 * (len(group) + 1) * (6 + 3 * lengths[i]) ** 2 > _ENTRIES:
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group
 
 
-@dataclass(frozen=True)
+def _fitted(targets: Sequence[Tensor], cis: Sequence[Tensor]) -> list[Float[Tensor, "_ 4 3"]]:
+    """The better of two fits of each segment."""
+    lengths = torch.tensor([len(target) for target in targets])
+    target, turned = pad_sequence(list(targets), True), pad_sequence(list(cis), True)
+    starts = torch.stack((_read(target, lengths), _tracked(target, turned, lengths)))
+    omega = torch.where(turned, 0.0, pi).double()
+    fit = _Fit(target.repeat(2, 1, 1, 1), omega.repeat(2, 1), lengths.repeat(2))
+    coords, costs = fit.refined(starts.flatten(0, 1))
+    best = costs.view(2, -1).argmin(0)
+    chosen = coords.unflatten(0, (2, -1))[best, torch.arange(len(lengths))]
+    return [chain[:length] for chain, length in zip(chosen, lengths.tolist(), strict=True)]
+
+
 class _Fit:
-    """A segment to be fitted; its unknowns are φ, N–Cα–C and ψ of every residue, (l 3)."""
+    """Segments to be fitted; the unknowns are φ, N–Cα–C and ψ of every residue, (b l 3). Padding weighs nothing."""
 
-    target: Float[Tensor, "l 4 3"]
-    omega: Float[Tensor, " l"]
+    def __init__(
+        self, target: Float[Tensor, "b l 4 3"], omega: Float[Tensor, "b l"], lengths: Int[Tensor, " b"]
+    ) -> None:
+        self.target, self.omega, self.lengths = target, omega, lengths
+        self.mask = (torch.arange(target.shape[1]) < lengths[:, None]).to(target)
+        self.weights = self.mask[..., None] * target.new_tensor(_WEIGHTS)
 
-    def refined(self, angles: Float[Tensor, "l 3"]) -> tuple[Float[Tensor, "l 4 3"], float]:
-        """The chain that Levenberg–Marquardt steps from ``angles`` lead to, and its cost."""
+    def only(self, kept: Tensor) -> _Fit:
+        """Of these segments alone."""
+        return _Fit(self.target[kept], self.omega[kept], self.lengths[kept])
+
+    def refined(self, angles: Float[Tensor, "b l 3"]) -> tuple[Float[Tensor, "b l 4 3"], Float[Tensor, " b"]]:
+        """The chains that Levenberg–Marquardt steps from ``angles`` lead to, and their costs."""
         angles = _within_bounds(angles)
-        coords = self._placed(angles)
-        cost, damping = self._cost(coords, angles), 1e-2
-        for _ in range(_ITERATIONS):
-            gradient, hessian = self._normal_equations(coords, angles)
-            found = None
-            while found is None and damping < 1e8:
-                step = _solved(hessian, gradient, damping)[6:].view(-1, 3)
-                step = step * (_LARGEST_STEP / max(float(step.abs().max()), _LARGEST_STEP))
-                trial = _within_bounds(angles + step)
-                moved = self._placed(trial)
-                if (new := self._cost(moved, trial)) < cost:
-                    found = trial, moved, new
-                    damping = max(damping * 0.3, 1e-6)
-                else:
-                    damping *= 5.0
-            if found is None:
-                break
-            gain = (cost - found[2]) / max(cost, 1e-12)
-            angles, coords, cost = found
-            if gain < _CONVERGED:
-                break
-        return coords, cost
+        coords = self.placed(angles)
+        costs = self.cost(coords, angles)
+        damping = torch.full_like(costs, 1e-2)
+        taken = torch.zeros(len(costs), dtype=torch.long)
+        going = torch.arange(len(costs))
+        while len(going):
+            fit = self.only(going) if len(going) < len(costs) else self
+            at, cost = angles[going], costs[going]
+            gradient, hessian = fit.normal_equations(coords[going], at)
+            step = _solved(hessian, gradient, damping[going])[:, 6:].unflatten(1, (-1, 3))
+            step = step * (_LARGEST_STEP / step.abs().amax((1, 2)).clamp(min=_LARGEST_STEP))[:, None, None]
+            trial = _within_bounds(at + step)
+            moved = fit.placed(trial)
+            new = fit.cost(moved, trial)
+            better = new < cost
+            gain = torch.where(better, (cost - new) / cost.clamp(min=1e-12), torch.inf)
+            won = going[better]
+            angles[won], coords[won], costs[won] = trial[better], moved[better], new[better]
+            taken[won] += 1
+            damping[going] = torch.where(better, (damping[going] * 0.3).clamp(min=1e-6), damping[going] * 5.0)
+            more = (taken[going] < _ITERATIONS) & (gain >= _CONVERGED) & (better | (damping[going] < 1e8))
+            going = going[more]
+        return coords, costs
 
-    def _placed(self, angles: Float[Tensor, "l 3"]) -> Float[Tensor, "l 4 3"]:
+    def placed(self, angles: Float[Tensor, "b l 3"]) -> Float[Tensor, "b l 4 3"]:
+        """Chains of these angles, where they lie nearest to their targets."""
         phi, bend, psi = angles.unbind(-1)
-        chain = backbone_from_torsions(phi, psi, self.omega, bend)
-        return _superposed(chain, self.target)
+        return _superposed(backbone_from_torsions(phi, psi, self.omega, bend), self.target, self.weights)
 
-    def _cost(self, coords: Tensor, angles: Tensor) -> float:
-        weights = coords.new_tensor(_WEIGHTS)
-        missed = (weights * (coords - self.target).square().sum(-1)).sum() / _CA_SPREAD**2
-        bent = ((angles[:, 1] - radians(N_CA_C_ANGLE)) / radians(_BEND_SPREAD)).square().sum()
-        return float(missed + bent)
+    def cost(self, coords: Tensor, angles: Tensor) -> Float[Tensor, " b"]:
+        """Weighted squared distances and bends, in squared standard deviations."""
+        missed = (self.weights * (coords - self.target).square().sum(-1)).sum((1, 2)) / _CA_SPREAD**2
+        bent = ((angles[..., 1] - radians(N_CA_C_ANGLE)) / radians(_BEND_SPREAD)).square()
+        return missed + (self.mask * bent).sum(1)
 
-    def _normal_equations(self, coords: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient (k) and lower triangle of the Gauss–Newton matrix (k k): 6 rigid motions, then the angles in turn.
+    def normal_equations(
+        self, coords: Float[Tensor, "b l 4 3"], angles: Float[Tensor, "b l 3"]
+    ) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k k"]]:
+        """Gradient and lower triangle of the Gauss–Newton matrix: 6 rigid motions, then the angles in turn.
 
         Unknown k turns all atoms from ``start[k]`` on about an axis: a point x moves by a × (x − p), linear in
         (x, 1), so that running sums over the chain hold all products.
         """
-        n, ca, c, _ = coords.unbind(1)
+        n, ca, c, _ = coords.unbind(2)
         along_n, along_c = ca - n, c - ca
-        axes = torch.stack((along_n, torch.linalg.cross(-along_n, along_c), along_c), 1)
+        axes = torch.stack((along_n, torch.linalg.cross(-along_n, along_c), along_c), 2)
         axes = axes / axes.norm(dim=-1, keepdim=True).clamp(min=1e-9)
-        axes[0, 0] = 0  # φ of the first residue turns the whole chain
-        twists = torch.cat((axes, torch.linalg.cross(ca[:, None].expand_as(axes), axes)), -1).flatten(0, 1)
-        twists = torch.cat((torch.eye(6, dtype=coords.dtype), twists))
-        first = 4 * torch.arange(len(coords))
+        axes[:, 0, 0] = 0  # φ of the first residue turns the whole chain
+        twists = torch.cat((axes, torch.linalg.cross(ca[:, :, None].expand_as(axes), axes)), -1).flatten(1, 2)
+        rigid = torch.eye(6, dtype=coords.dtype).expand(len(coords), 6, 6)
+        twists = torch.cat((rigid, twists), 1)
+        first = 4 * torch.arange(coords.shape[1])
         start = torch.stack((first + C_ATOM, first + C_ATOM, first + O_ATOM), 1).flatten()
         start = torch.cat((torch.zeros(6, dtype=torch.long), start))
 
-        weights = (coords.new_tensor(_WEIGHTS) / _CA_SPREAD**2).repeat(len(coords))
-        x, force = coords.flatten(0, 1), (self.target - coords).flatten(0, 1) * weights[:, None]
+        weights = self.weights.flatten(1)[..., None] / _CA_SPREAD**2
+        x, force = coords.flatten(1, 2), (self.target - coords).flatten(1, 2) * weights
         cross = _cross_matrix(x)
         eye = torch.eye(3, dtype=x.dtype).expand_as(cross)
         product = torch.cat((torch.cat((-cross @ cross, cross), -1), torch.cat((-cross, eye), -1)), -2)
-        product = _sums_from(product * weights[:, None, None])
+        product = _sums_from(product * weights[..., None])
         wrench = _sums_from(torch.cat((torch.linalg.cross(x, force), force), -1))
 
-        hessian = torch.einsum("kde,ke->kd", product[start], twists) @ twists.T
-        gradient = (wrench[start] * twists).sum(-1)
+        hessian = torch.einsum("bkde,bke->bkd", product[:, start], twists) @ twists.mT
+        gradient = (wrench[:, start] * twists).sum(-1)
         bends = slice(7, None, 3)
         stiffness = radians(_BEND_SPREAD) ** -2
-        hessian.diagonal()[bends] += stiffness
-        gradient[bends] += stiffness * (radians(N_CA_C_ANGLE) - angles[:, 1])
+        hessian.diagonal(dim1=-2, dim2=-1)[:, bends] += stiffness
+        gradient[:, bends] += stiffness * self.mask * (radians(N_CA_C_ANGLE) - angles[..., 1])
         return gradient, hessian
 
 
-def _solved(hessian: Tensor, gradient: Tensor, damping: float) -> Tensor:
-    stiff = hessian.clone()
-    diagonal = stiff.diagonal()
-    diagonal += damping * diagonal.clamp(min=1.0)
-    diagonal[:6] += 1e-6
-    factor, failed = torch.linalg.cholesky_ex(stiff)
-    if failed:
-        return torch.zeros_like(gradient)
-    return torch.cholesky_solve(gradient[:, None], factor)[:, 0]
+def _solved(
+    hessian: Float[Tensor, "b k k"], gradient: Float[Tensor, "b k"], damping: Float[Tensor, " b"]
+) -> Float[Tensor, "b k"]:
+    """The damped steps; 0 where the matrix is not positive."""
+    diagonal = hessian.diagonal(dim1=-2, dim2=-1)
+    diagonal += damping[:, None] * diagonal.clamp(min=1.0)
+    diagonal[:, :6] += 1e-6
+    factor, failed = torch.linalg.cholesky_ex(hessian)
+    half = torch.linalg.solve_triangular(factor, gradient[..., None], upper=False)
+    step = torch.linalg.solve_triangular(factor.mT, half, upper=True)[..., 0]
+    return step.where(failed[:, None] == 0, 0.0)
 
 
-def _within_bounds(angles: Float[Tensor, "l 3"]) -> Float[Tensor, "l 3"]:
+def _within_bounds(angles: Float[Tensor, "b l 3"]) -> Float[Tensor, "b l 3"]:
     angles = angles.clone()
-    angles[:, 1].clamp_(radians(N_CA_C_ANGLE - MOST_BENT), radians(N_CA_C_ANGLE + MOST_BENT))
+    angles[..., 1].clamp_(radians(N_CA_C_ANGLE - MOST_BENT), radians(N_CA_C_ANGLE + MOST_BENT))
     return angles
 
 
-def _sums_from(values: Float[Tensor, "a ..."]) -> Float[Tensor, "a ..."]:
+def _sums_from(values: Float[Tensor, "b a ..."]) -> Float[Tensor, "b a ..."]:
     """Entry a: the sum of a and all after it."""
-    return values.flip(0).cumsum(0).flip(0)
+    return values.flip(1).cumsum(1).flip(1)
 
 
-def _cross_matrix(v: Float[Tensor, "a 3"]) -> Float[Tensor, "a 3 3"]:
+def _cross_matrix(v: Float[Tensor, "b a 3"]) -> Float[Tensor, "b a 3 3"]:
     """The matrix of ``v ×``."""
     x, y, z = v.unbind(-1)
     zero = torch.zeros_like(x)
     return torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), -1).unflatten(-1, (3, 3))
 
 
-def _superposed(mobile: Float[Tensor, "l 4 3"], target: Float[Tensor, "l 4 3"]) -> Float[Tensor, "l 4 3"]:
+def _superposed(
+    mobile: Float[Tensor, "b l 4 3"], target: Float[Tensor, "b l 4 3"], weights: Float[Tensor, "b l 4"]
+) -> Float[Tensor, "b l 4 3"]:
     """``mobile`` where the weighted squared distances are least (Kabsch 1976)."""
-    weights = mobile.new_tensor(_WEIGHTS)
-    weights = (weights / (weights.sum() * len(mobile))).repeat(len(mobile))[:, None]
-    x, y = mobile.flatten(0, 1), target.flatten(0, 1)
-    mean_x, mean_y = (weights * x).sum(0), (weights * y).sum(0)
-    u, _, vh = torch.linalg.svd((weights * (y - mean_y)).T @ (x - mean_x))
-    u[:, 2] *= torch.det(u @ vh).sign()
-    return ((x - mean_x) @ (u @ vh).T + mean_y).view_as(mobile)
+    shares = (weights / weights.sum((1, 2), keepdim=True)).flatten(1)[..., None]
+    x, y = mobile.flatten(1, 2), target.flatten(1, 2)
+    mean_x, mean_y = (shares * x).sum(1, keepdim=True), (shares * y).sum(1, keepdim=True)
+    u, _, vh = torch.linalg.svd((shares * (y - mean_y)).mT @ (x - mean_x))
+    u[..., 2] *= torch.det(u @ vh).sign()[:, None]
+    return ((x - mean_x) @ (u @ vh).mT + mean_y).view_as(mobile)
 
 
 # --- first chains ----------------------------------------------------------------------------------
 
 
-def _read(target: Float[Tensor, "l 4 3"]) -> Float[Tensor, "l 3"]:
+def _last_psi(target: Float[Tensor, "b l 4 3"], lengths: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """ψ of the last residues, which their O tells."""
+    return torsions(target[torch.arange(len(target)), lengths - 1, None])[1][:, 0]
+
+
+def _read(target: Float[Tensor, "b l 4 3"], lengths: Int[Tensor, " b"]) -> Float[Tensor, "b l 3"]:
     """φ, N–Cα–C and ψ as they are: the best start where the prediction is nearly a chain."""
     phi, psi, _ = torsions(target)
-    n, ca, c, _ = target.unbind(1)
+    psi[torch.arange(len(target)), lengths - 1] = _last_psi(target, lengths)
+    n, ca, c, _ = target.unbind(2)
     back, on = n - ca, c - ca
     bend = torch.atan2(torch.linalg.cross(back, on).norm(dim=-1), (back * on).sum(-1))
-    return torch.stack((phi, bend, psi), -1)
+    inside = torch.arange(target.shape[1]) < lengths[:, None]
+    return torch.stack((phi, bend.where(inside, radians(N_CA_C_ANGLE)), psi), -1)
 
 
-def _tracked(target: Float[Tensor, "l 4 3"], cis: Bool[Tensor, " l"]) -> Float[Tensor, "l 3"]:
+def _tracked(
+    target: Float[Tensor, "b l 4 3"], cis: Bool[Tensor, "b l"], lengths: Int[Tensor, " b"]
+) -> Float[Tensor, "b l 3"]:
     """φ, N–Cα–C and ψ of the best of several chains that were built along ``target``, residue by residue."""
-    ideal = target.new_full((len(target),), radians(N_CA_C_ANGLE))
-    n, ca, c, _ = target[0]
+    count, length = target.shape[:2]
+    n, ca, c, _ = target[:, 0].unbind(1)
     start = gram_schmidt(n, ca, c)
-    rotation = start[None]
-    place = (ca + CA_C_BOND * start[:, 0])[None]
-    score = target.new_zeros(1)
-    weights = target.new_tensor(_WEIGHTS)
+    rotation = start[:, None]
+    place = (ca + CA_C_BOND * start[..., 0])[:, None]
+    score = target.new_zeros(count, 1)
+    weights = target.new_tensor(_WEIGHTS).sqrt()[:, None]
+    trans, flipped = _grid(False), _grid(True)
+    size = len(trans.atoms)
+    steps, turns = torch.stack((trans.atoms, flipped.atoms)), torch.stack((trans.rotation, flipped.rotation))
+    points = (steps * weights).flatten(2)  # (2 g 12)
+    norms = points.square().sum(-1)
+    row = torch.arange(count)[:, None]
     parents, choices = [], []
-    for i in range(len(target) - 1):
-        grid = _grid(bool(cis[i]))
+    for i in range(length - 1):
+        kind = cis[:, i].long()
         wanted = torch.stack(
-            (target[i + 1, N_ATOM], target[i + 1, CA_ATOM], target[i + 1, C_ATOM], target[i, O_ATOM])
+            (
+                target[:, i + 1, N_ATOM],
+                target[:, i + 1, CA_ATOM],
+                target[:, i + 1, C_ATOM],
+                target[:, i, O_ATOM],
+            ),
+            1,
         )
         # in the frames of the chains so far: fewer numbers to turn than the grid
-        local = torch.einsum("kxd,kax->kad", rotation, wanted - place[:, None])
-        missed = (grid.atoms[None] - local[:, None]).square().sum(-1) @ weights
-        total = (score[:, None] + missed).flatten()
-        score, chosen = total.topk(min(_BEAM, len(total)), largest=False)
-        parent, choice = chosen // len(grid.atoms), chosen % len(grid.atoms)
-        place = place[parent] + torch.einsum("kxd,kd->kx", rotation[parent], grid.atoms[choice, 2])
-        rotation = rotation[parent] @ grid.rotation[choice]
+        local = torch.einsum("bkxd,bkax->bkad", rotation, wanted[:, None] - place[:, :, None])
+        local = (local * weights).flatten(2)
+        missed = norms[kind][:, None] + local.square().sum(-1, keepdim=True) - 2 * local @ points[kind].mT
+        total = (score[..., None] + missed).flatten(1)
+        score, chosen = total.topk(min(_BEAM, total.shape[1]), largest=False)
+        parent, choice = chosen // size, chosen % size
+        turned = rotation[row, parent]
+        place = place[row, parent] + (turned @ steps[kind[:, None], choice, 2, :, None])[..., 0]
+        rotation = turned @ turns[kind[:, None], choice]
         parents.append(parent)
         choices.append(choice)
-    phi, psi = torch.full_like(ideal, pi), torch.full_like(ideal, pi)
-    best = 0
-    for i in reversed(range(len(choices))):
-        taken = int(choices[i][best])
-        psi[i], phi[i + 1] = _VALUES[taken // _GRID], _VALUES[taken % _GRID]
-        best = int(parents[i][best])
-    # the last O has a ψ of its own
-    end = torsions(target[-1:])[1]
-    psi[-1] = end[0]
-    return torch.stack((phi, ideal, psi), -1)
+    values = target.new_tensor(_VALUES)
+    phi, psi = target.new_full((count, length), pi), target.new_full((count, length), pi)
+    best = torch.zeros(count, 1, dtype=torch.long)
+    for i in reversed(range(length - 1)):
+        inside = (i + 1 < lengths)[:, None]  # behind the end the best chain so far begins
+        taken = choices[i].gather(1, best)[:, 0]
+        psi[:, i] = psi[:, i].where(~inside[:, 0], values[taken // _GRID])
+        phi[:, i + 1] = phi[:, i + 1].where(~inside[:, 0], values[taken % _GRID])
+        best = parents[i].gather(1, best).where(inside, 0)
+    psi[torch.arange(count), lengths - 1] = _last_psi(target, lengths)
+    return torch.stack((phi, torch.full_like(phi, radians(N_CA_C_ANGLE)), psi), -1)
 
 
 _VALUES: Final = [(k + 0.5) * 2 * pi / _GRID - pi for k in range(_GRID)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from minifold_pl.constants import AMINO_ACIDS, CA_ATOM, FIRST_RESIDUE
 from minifold_pl.geometry.frames import to_global
-from minifold_pl.geometry.ideal_backbone import cis_peptides, nearest_ideal_backbone
+from minifold_pl.geometry.ideal_backbone import cis_peptides, nearest_ideal_backbones
 from minifold_pl.types import Denoised, Frames, ProteinBatch
 
 _PROLINE = FIRST_RESIDUE + AMINO_ACIDS.index("P")
@@ -51,12 +52,11 @@ def final_structures(sampled: Denoised, batch: ProteinBatch) -> list[SampledChai
     atoms = predicted_atoms(sampled)
     structures = (sampled.x0.unsqueeze(2) if atoms is None else atoms).float().cpu()
     lengths = batch.lengths.tolist()
-    chains = [
-        closed(structure[:length], tokens, bonded[:length])
-        for structure, tokens, bonded, length in zip(
-            structures, batch.tokens, batch.bonded, lengths, strict=True
-        )
-    ]
+    chains = all_closed(
+        [structure[:length] for structure, length in zip(structures, lengths, strict=True)],
+        batch.tokens,
+        [bonded[:length] for bonded, length in zip(batch.bonded, lengths, strict=True)],
+    )
     if sampled.confidence is None:
         return chains
     confidence = sampled.confidence.float().cpu()
@@ -75,13 +75,25 @@ def closed(
     (:func:`~minifold_pl.geometry.ideal_backbone.nearest_ideal_backbone`): trans, but for peptides before proline that
     were predicted as cis. One that is not finite stays as it is.
     """
-    if structure.shape[1] == 1:
-        return SampledChain(structure, None)
-    if not structure.isfinite().all():
-        return SampledChain(structure, math.nan)
-    before_proline = (
-        tokens.cpu()[2 : 2 + len(structure)] == _PROLINE
-    )  # token i + 2 is residue i + 1, after CLS
-    found = nearest_ideal_backbone(structure, bonded, cis_peptides(structure, before_proline))
-    shift = (found - structure)[:, CA_ATOM].square().sum(-1).mean().sqrt()
-    return SampledChain(found, float(shift))
+    return all_closed([structure], tokens[None], [bonded])[0]
+
+
+def all_closed(
+    structures: Sequence[Float[Tensor, "_ a 3"]],
+    tokens: Int[Tensor, "b n"],
+    bonded: Sequence[Bool[Tensor, " _"]],
+) -> list[SampledChain]:
+    """:func:`closed` of several chains, which are fitted side by side."""
+    chains = [SampledChain(x, None if x.shape[1] == 1 else math.nan) for x in structures]
+    whole = [i for i, x in enumerate(structures) if x.shape[1] > 1 and bool(x.isfinite().all())]
+    cis = []
+    for i in whole:
+        before_proline = (
+            tokens[i].cpu()[2 : 2 + len(structures[i])] == _PROLINE
+        )  # of residue i + 1, after CLS
+        cis.append(cis_peptides(structures[i], before_proline))
+    ideal = nearest_ideal_backbones([structures[i] for i in whole], [bonded[i] for i in whole], cis)
+    for i, found in zip(whole, ideal, strict=True):
+        shift = (found - structures[i])[:, CA_ATOM].square().sum(-1).mean().sqrt()
+        chains[i] = SampledChain(found, float(shift))
+    return chains
