@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +21,7 @@ from minifold_pl.cli.main import main
 from minifold_pl.data.datamodule import write_synthetic
 from minifold_pl.data.synthetic import SyntheticConfig
 from minifold_pl.diagnostics.short_training import ShortTraining, TrainingEnd
+from minifold_pl.nn.denoiser import IPADenoiser
 
 
 @pytest.fixture
@@ -95,7 +100,9 @@ def test_folds_are_scored_beside_the_baselines_and_a_model_that_hardly_trained_f
         assert rows["truth"]["tm_score"]["mean"] == pytest.approx(1, abs=1e-6)
         assert {"tm_score", "lddt_ca", "x0_tm_t975"} <= rows["model"].keys()
     asked = [goal["name"] for goal in rung["goals"]]
-    assert sum("unseen" in name for name in asked) == 3
+    assert sum("unseen" in name for name in asked) == 6
+    assert asked[-1] == "minutes, all told" and rung["goals"][-1]["target"] == 40
+    assert set(rung["models"]["unseen folds"]["by_fold"]) == {"fold-004-test"}
     assert not any("truth" in name for name in asked)
 
 
@@ -125,6 +132,7 @@ def test_an_ablation_changes_the_model_or_how_it_is_trained(
     monkeypatch.setattr(ladder_folds, "synthetic_store", lambda climb: None)
     monkeypatch.setattr(ladder_folds, "ChainDataset", lambda *args, **kwargs: [])
     monkeypatch.setattr(ladder_folds, "_folds", lambda *args: {})
+    monkeypatch.setattr(ladder_folds, "parameters", lambda module: 7)
     found = ladder_folds.ablation(Climb(), override, 3.0)
     assert found["override"] == override and found["training"]["seconds"] == 3.0
     assert seen == [settings, {"trunk_share": TRUNK_SHARE, **changes}]
@@ -168,28 +176,115 @@ def test_without_the_config_as_it_is_there_is_no_worth() -> None:
     assert rows["Muon"].keys() == {"seen_tm", "unseen_tm", "steps"} and spread == {}
 
 
-@pytest.mark.slow
-def test_ablations_are_kept_and_not_trained_twice(small_set, tmp_path: Path, monkeypatch) -> None:
-    calls: list[list[str]] = []
+@pytest.fixture
+def quick_ablation(monkeypatch) -> list[dict[str, object]]:
+    """Ablations that end at once, in this process; what was asked of each."""
+    asked: list[dict[str, object]] = []
 
-    def process(command: list[str], **settings: object) -> None:
-        calls.append(command)
-        ladder_ablations._one_ablation(json.loads(command[-1]))
+    def run(self: object, command: list[str], request: dict[str, object], **more: object) -> None:
+        asked.append(request)
+        ladder_ablations._one_ablation(request)
 
-    monkeypatch.setattr(ladder_ablations.subprocess, "run", process)
-    asked = ["--rungs", "7", "--minutes", "0.01", "--only", "none", "--only", "Muon"]
+    monkeypatch.setattr(ladder_ablations._Children, "run", run)
+    monkeypatch.setattr(
+        ladder_folds, "ablation", lambda climb, override, seconds: told_model(0.5 if override else 0.6, 0.3)
+    )
+    monkeypatch.setattr(ladder_folds, "synthetic_store", lambda climb: None)
+    return asked
+
+
+def test_ablations_are_kept_and_not_trained_twice(quick_ablation: list, tmp_path: Path, monkeypatch) -> None:
+    asked = ["--rungs", "7", "--minutes", "0.01", "--only", "none", "--only", "Muon", "--only", "Muon"]
     assert climb(tmp_path, *asked) == 0
-    assert len(calls) == 2
+    assert len(quick_ablation) == 2
     rung = json.loads((tmp_path / ladder.RESULTS).read_text())["7"]
     assert rung["models"].keys() == {"none", "Muon"}
-    assert rung["rows"]["Muon"]["seen_worth"] == pytest.approx(
-        rung["rows"]["none"]["seen_tm"]["mean"] - rung["rows"]["Muon"]["seen_tm"]["mean"]
-    )
+    assert rung["rows"]["Muon"]["seen_worth"] == pytest.approx(0.1)
     assert climb(tmp_path, *asked) == 0
-    assert len(calls) == 2
+    assert len(quick_ablation) == 2
     monkeypatch.setitem(ladder_ablations.ABLATIONS, "Muon", "training.lr=0.001")
     assert climb(tmp_path, *asked) == 0
-    assert len(calls) == 3, "what the name meant before is not what it means now"
+    assert len(quick_ablation) == 3, "what the name meant before is not what it means now"
+    assert climb(tmp_path, *asked, "--set", "model.init_args.noise_draws=2") == 0
+    assert len(quick_ablation) == 5, "of another config"
+
+
+@pytest.mark.parametrize("damaged", ["", "[]", '{"x": 1}'])
+def test_a_damaged_ablation_is_trained_again(damaged: str, quick_ablation: list, tmp_path: Path) -> None:
+    asked = ["--rungs", "7", "--minutes", "0.01", "--only", "none"]
+    climb(tmp_path, *asked)
+    (file,) = (tmp_path / "ablations").iterdir()
+    file.write_text(damaged)
+    assert climb(tmp_path, *asked) == 0
+    assert len(quick_ablation) == 2 and json.loads(file.read_text())["rows"]
+
+
+def test_the_whole_rung_repeats_the_config_and_fails_where_a_choice_does_harm(
+    quick_ablation: list, tmp_path: Path, monkeypatch
+) -> None:
+    seen = {"none": 0.6, "Muon": 0.5}
+    monkeypatch.setattr(ladder_ablations, "ABLATIONS", {"none": "", "Muon": "training.muon_lr=null"})
+    monkeypatch.setattr(
+        ladder_folds, "ablation",
+        lambda climb, override, seconds: told_model(
+            seen["Muon"] if override else seen["none"] + 0.01 * climb.seed, 0.3
+        ),
+    )  # fmt: skip
+    asked = ["--rungs", "7", "--minutes", "0.01"]
+    assert climb(tmp_path / "a", *asked) == 0
+    assert [request["seed"] for request in quick_ablation] == [0, 0, 1, 2]
+    rung = json.loads((tmp_path / "a" / ladder.RESULTS).read_text())["7"]
+    assert "standard deviation of 0.010 on seen folds" in rung["note"]
+    seen["Muon"] = 0.7
+    assert climb(tmp_path / "b", *asked) == 1
+    rung = json.loads((tmp_path / "b" / ladder.RESULTS).read_text())["7"]
+    assert "(Muon)" in rung["goals"][0]["name"] and rung["goals"][0]["value"] == pytest.approx(-0.09)
+
+
+def test_a_setting_that_cannot_be_built_is_told_before_any_model_is_trained(tmp_path: Path, capsys) -> None:
+    assert climb(tmp_path, "--rungs", "7", "--set", "model.init_args.nope=1") == 2
+    err = capsys.readouterr().err
+    assert "nope" in err and "Traceback" not in err and not (tmp_path / "ablations").exists()
+
+
+def test_a_process_that_fails_is_told_by_name(tmp_path: Path) -> None:
+    with (
+        ladder_ablations._Children() as children,
+        pytest.raises(ValueError, match="Muon: its process ended with code 3"),
+    ):
+        children.run([sys.executable, "-c", "import sys; sys.exit(3)"], {}, threads=1, name="Muon")
+
+
+def test_processes_end_with_the_one_that_began_them(tmp_path: Path) -> None:
+    """Killed, so that nothing of it runs any more."""
+    child = (
+        "import threading, time, sys, pathlib, os; from minifold_pl.cli.ladder_ablations import _end_with_the_parent;"
+        "sys.stdin.readline(); threading.Thread(target=_end_with_the_parent, daemon=True).start();"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(300)"
+    )
+    parent = (
+        "import sys; from minifold_pl.cli.ladder_ablations import _Children\n"
+        f"_Children().run([sys.executable, '-c', {child!r}], {{}}, threads=1, name='x')"
+    )
+    with subprocess.Popen([sys.executable, "-c", parent]) as process:
+        _until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        process.kill()
+    pid = int((tmp_path / "pid").read_text())
+    _until(lambda: not _alive(pid))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
@@ -208,7 +303,11 @@ def test_real_chains_are_scored_on_the_way_and_at_the_end(tmp_path: Path) -> Non
     for row in ("model after 0.05 min", "model after 0.075 min", "model"):
         assert {"tm_score", "lddt_ca", "precision_long_L5"} <= rows[row].keys()
         assert rows[row]["tm_score"]["n"] == rung["models"]["v15_ladder.yaml"]["validation_chains"]
-    assert rows["real sequence"].keys() == {"late_loss"}
+    assert rung["rows"]["v15_ladder.yaml: real sequence"].keys() == {"late_loss"}
+    assert "v15_ladder.yaml, changed: real sequence" not in rung["rows"], (
+        "losses of two configs are not comparable"
+    )
+    assert rung["models"].keys() == {"v15_ladder.yaml", "v15_ladder.yaml, changed"}
     assert [goal["name"].split(": ")[1].split()[0] for goal in rung["goals"]] == ["shuffled", "MASK"]
 
 
@@ -236,6 +335,7 @@ def test_a_set_made_otherwise_is_no_set_of_rung_5(small_set, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [(["--rungs", "8"], "1 to 7"), (["--rungs", "x"], "1 to 7"), (["--scale", "0"], "--scale"),
+     (["--scale", "inf"], "--scale"),
      (["--rungs", "7", "--only", "y"], "--only y")],
 )  # fmt: skip
 def test_wrong_use_is_told(arguments: list[str], told: str, tmp_path: Path, capsys) -> None:
@@ -245,11 +345,64 @@ def test_wrong_use_is_told(arguments: list[str], told: str, tmp_path: Path, caps
 
 def test_a_place_that_is_no_folder_is_told_before_anything_is_trained(tmp_path: Path, capsys) -> None:
     (tmp_path / "file").write_text("")
-    assert climb(tmp_path / "file") == 2
+    assert climb(tmp_path / "file", "--rungs", "2") == 2
     assert "--out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("rung", ["3", "4", "6"])
-def test_real_chains_are_asked_for(rung: str, tmp_path: Path, capsys) -> None:
-    assert climb(tmp_path, "--rungs", rung) == 1
+@pytest.mark.parametrize("rungs", ["3", "4", "6", "5,6"])
+def test_real_chains_are_asked_for_before_anything_is_trained(rungs: str, tmp_path: Path, capsys) -> None:
+    assert climb(tmp_path, "--rungs", rungs) == 2
     assert "--data" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damaged", ["[1]", '{"5": {"rung"', ""])
+def test_damaged_results_are_told_and_not_replaced(damaged: str, tmp_path: Path, capsys) -> None:
+    (tmp_path / ladder.RESULTS).write_text(damaged)
+    assert climb(tmp_path, "--rungs", "2") == 2
+    assert ladder.RESULTS in capsys.readouterr().err
+    assert (tmp_path / ladder.RESULTS).read_text() == damaged
+
+
+def test_results_that_cannot_be_written_are_told_first(tmp_path: Path, capsys) -> None:
+    (tmp_path / ladder.RESULTS).mkdir()
+    assert climb(tmp_path, "--rungs", "2") == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_config_beside_that_is_not_there_is_told_first(tmp_path: Path, capsys) -> None:
+    asked = ["--rungs", "6", "--data", str(tmp_path), "--beside", "nope.yaml"]
+    assert climb(tmp_path / "out", *asked) == 2
+    assert "nope.yaml" in capsys.readouterr().err
+
+
+def test_a_missing_encoder_is_refused(tmp_path: Path, capsys) -> None:
+    """What a config begins with is read, as at the start of a run."""
+    wrong = f"model.init_args.encoder_ckpt={tmp_path / 'none.ckpt'}"
+    assert climb(tmp_path, "--rungs", "2", "--set", wrong) == 2
+    assert "none.ckpt" in capsys.readouterr().err
+
+
+def test_a_rung_must_end_in_its_time() -> None:
+    rung = Rung(number=3, title="x", minutes=3)
+    rung.within(170)
+    assert rung.met and rung.goals[0].value == pytest.approx(170 / 60)
+    rung.within(190)
+    assert not rung.met
+
+
+def test_equivariance_looks_at_the_pass_that_sampling_makes(tmp_path: Path, monkeypatch) -> None:
+    """A fixed axis that only a previous estimate brings in is found."""
+    start = IPADenoiser._start
+
+    def planted(
+        self: object, x_t: object, t: object, condition: object, previous: object, use: object
+    ) -> object:
+        frames, displacement = start(self, x_t, t, condition, previous, use)
+        return frames, displacement if previous is None else displacement + 5 * previous.x0[..., :1]
+
+    assert climb(tmp_path, "--rungs", "2") == 0
+    monkeypatch.setattr(IPADenoiser, "_start", planted)
+    assert climb(tmp_path, "--rungs", "2") == 1
+    goals = json.loads((tmp_path / ladder.RESULTS).read_text())["2"]["goals"]
+    assert all(goal["met"] == ("estimate" not in goal["name"]) for goal in goals)

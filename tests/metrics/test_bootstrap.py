@@ -69,3 +69,30 @@ def test_drawing_in_parts_keeps_the_interval(monkeypatch):
 def test_impossible_settings_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         bootstrap_interval([1.0, 2.0], **wrong)
+
+
+def test_values_of_one_group_count_as_one() -> None:
+    """Nine groups of forty like values: the interval is that of nine values, not of 360."""
+    rng = np.random.default_rng(3)
+    centres = rng.normal(size=9)
+    values = np.repeat(centres, 40) + 0.001 * rng.normal(size=360)
+    groups = [f"g{k // 40}" for k in range(360)]
+    grouped, alone = bootstrap_interval(values, groups=groups), bootstrap_interval(centres)
+    assert grouped.n == 360 and grouped.mean == pytest.approx(values.mean())
+    assert grouped.high - grouped.low == pytest.approx(alone.high - alone.low, rel=0.05)
+    assert grouped.high - grouped.low > 4 * np.ptp(bootstrap_interval(values)[1:3])
+
+
+def test_groups_of_one_value_each_are_the_plain_interval_and_unequal_ones_keep_the_mean() -> None:
+    values = [1.0, 2.0, 4.0, math.nan, 9.0]
+    assert bootstrap_interval(values, groups=list("abcde")) == bootstrap_interval(values)
+    unequal = bootstrap_interval(values, groups=["a", "a", "a", "b", "b"])
+    assert unequal.mean == 4.0 and unequal.n == 4
+    assert (unequal.low, unequal.high) == (pytest.approx(7 / 3), 9.0)
+    one = bootstrap_interval(values, groups=["a"] * 5)
+    assert one.mean == 4.0 and math.isnan(one.low)
+
+
+def test_labels_must_be_as_many_as_values() -> None:
+    with pytest.raises(ValueError, match="2 labels of 3 values"):
+        bootstrap_interval([1.0, 2.0, 3.0], groups=["a", "b"])

@@ -10,14 +10,18 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from minifold_pl.cli import ladder_ablations
 from minifold_pl.cli.errors import UserError
 from minifold_pl.cli.generation import positive, told_to_the_user
 
+if TYPE_CHECKING:
+    from minifold_pl.cli.ladder_climb import Climb, Rung
+
 RESULTS: Final = "ladder.json"
 _DEFAULT: Final = (1, 2, 3, 4, 5)
+_REAL: Final = (3, 4, 6)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", "-c", default="v15_ladder.yaml", metavar="X", help="model (default v15_ladder.yaml)"
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of --config"
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a setting of --config: of its model, losses, draws or sampler; optimizer, batches, average and "
+        "clipping are the ladder's own, the same for every model",
     )
     parser.add_argument(
         "--rungs", default=",".join(map(str, _DEFAULT)), metavar="N,N,…",
@@ -76,84 +85,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Climb; 1 where a goal is missed."""
     numbers = _numbers(args.rungs)
-    if not args.scale > 0 or not args.minutes > 0:
-        raise UserError("--scale and --minutes: give a number above 0", exit_code=2)
+    for name in ("scale", "minutes"):
+        if not 0 < getattr(args, name) < math.inf:
+            raise UserError(f"--{name}: give a number above 0", exit_code=2)
     try:
         ladder_ablations.names(args.only)
     except ValueError as error:
         raise UserError(f"--only {error}", exit_code=2) from None
+    if args.data is None and (real := [str(n) for n in numbers if n in _REAL]):
+        raise UserError(
+            f"rung {real[0]} is about real chains: give a prepared data set with --data, or choose others with --rungs",
+            exit_code=2,
+        )
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     import torch
 
     torch.set_num_threads(args.threads)
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--out {args.out}: {error.strerror}; give a folder that can be written", exit_code=2
-        ) from error
+    file = args.out / RESULTS
+    results = _begun(file)
+    with told_to_the_user(exit_code=2):  # what cannot be built is told before anything is trained
+        climbs = _climbs(args)
+        for climb in climbs:
+            climb.model()
     met = True
     for number in numbers:
         start = time.monotonic()
         with told_to_the_user():
-            found = _climb(args, number)
-        found["seconds"] = time.monotonic() - start
-        found |= _circumstances(args)
-        _keep(args.out / RESULTS, found)
+            rung = _climb(args, number, *climbs)
+        seconds = time.monotonic() - start
+        rung.within(seconds)
+        if args.scale != 1:
+            rung.note += f"{'; ' if rung.note else ''}{args.scale:g} of the training time that counts"
+        found = {**rung.told(), "seconds": seconds, **_circumstances(args)}
+        results[str(number)] = found
+        _written(file, results)
         met &= found["met"]
         print(json.dumps(found, ensure_ascii=False) if args.json else _shown(found), flush=True)
     return 0 if met else 1
 
 
-def _climb(args: argparse.Namespace, number: int) -> dict[str, Any]:
-    from minifold_pl.cli import ladder_rungs
+def _climbs(args: argparse.Namespace) -> list[Climb]:
+    """The config, and the one beside it."""
     from minifold_pl.cli.ladder_climb import climb_with
 
-    climb = climb_with(vars(args), args.data, lambda text: print(text, file=sys.stderr, flush=True))
+    def tell(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    climbs = [climb_with(vars(args), args.data, tell)]
+    if args.beside:
+        climbs.append(
+            climb_with({**vars(args), "config": args.beside, "set": args.beside_set}, args.data, tell)
+        )
+    return climbs
+
+
+def _climb(args: argparse.Namespace, number: int, climb: Climb, beside: Climb | None = None) -> Rung:
+    from minifold_pl.cli import ladder_real, ladder_rungs
+
     if number == 6:
-        return _real(climb, args)
+        return ladder_real.real_chains(climb, 60 * args.minutes, beside)
     if number == 7:
         return ladder_ablations.table(climb, args)
-    return ladder_rungs.RUNGS[number](climb).told()
-
-
-def _real(climb: Any, args: argparse.Namespace) -> dict[str, Any]:
-    """Rung 6: figures, and whether the real sequence is told from wrong ones."""
-    from dataclasses import replace
-
-    from minifold_pl.cli.ladder_climb import Goal
-    from minifold_pl.cli.ladder_real import real_chains
-
-    models = {args.config: real_chains(climb, 60 * args.minutes)}
-    if args.beside:
-        overrides = tuple(f"--{setting.lstrip('-')}" for setting in args.beside_set)
-        beside = replace(climb, config=args.beside, overrides=overrides)
-        name = args.beside if args.beside != args.config else f"{args.beside}, changed"
-        models[name] = real_chains(beside, 60 * args.minutes)
-    gains = models[args.config]["sequence_gain"]
-    goals = [
-        Goal(
-            name=f"loss at t ≥ 700: {row} sequence worse than the real one, lower end",
-            value=gain["low"],
-            target=0.0,
-        )
-        for row, gain in gains.items()
-    ]
-    rows = {
-        f"{config}: {row}": scores
-        for config, model in models.items()
-        for row, scores in model["rows"].items()
-    }
-    return {
-        "rung": 6, "title": "real chains: train split, validated", "met": all(goal.met for goal in goals),
-        "goals": [goal.told() for goal in goals], "rows": rows, "models": models, "training": None,
-        "note": f"{args.minutes * args.scale:g} minutes of training a model; "
-        + "; ".join(
-            f"{config}: {model['training']['distinct_chains']:,} training chains an epoch, one of each cluster, "
-            f"{model['validation_chains']} to validate"
-            for config, model in models.items()
-        ),
-    }  # fmt: skip
+    return ladder_rungs.RUNGS[number](climb)
 
 
 def _numbers(text: str) -> list[int]:
@@ -172,27 +165,44 @@ def _circumstances(args: argparse.Namespace) -> dict[str, Any]:
     from minifold_pl import __version__
 
     return {
-        "config": args.config, "set": args.set, "threads": args.threads, "scale": args.scale, "seed": args.seed,
+        "config": args.config, "set": args.set, "beside": args.beside, "beside_set": args.beside_set,
+        "data": None if args.data is None else args.data.name, "minutes": args.minutes,
+        "threads": args.threads, "scale": args.scale, "seed": args.seed,
         "device": args.device, "torch": torch.__version__, "version": __version__,
         "load": os.getloadavg()[0], "cores": os.cpu_count(),
     }  # fmt: skip
 
 
-def _keep(file: Path, found: dict[str, Any]) -> None:
-    """Beside the other rungs' results; the newest of each rung stays."""
+def _begun(file: Path) -> dict[str, Any]:
+    """The results that are there, in a folder that can be written."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        results = json.loads(file.read_text()) if file.exists() else {}
+    except OSError as error:
+        raise UserError(
+            f"--out {file.parent}: {error.strerror}; give a folder that can be written", exit_code=2
+        ) from error
+    except ValueError:
+        results = None
+    if not isinstance(results, dict):
+        raise UserError(f"{file} is damaged: move it away, or give another --out", exit_code=2)
+    _written(file, results)
+    return results
+
+
+def _written(file: Path, results: Mapping[str, Any]) -> None:
+    """All rungs' results; the newest of each stays."""
     from minifold_pl.checkpoint.atomic import atomic_write_text
 
     try:
-        kept = json.loads(file.read_text())
-    except (OSError, ValueError):
-        kept = {}
-    atomic_write_text(file, json.dumps({**kept, str(found["rung"]): found}, indent=1, ensure_ascii=False))
+        atomic_write_text(file, json.dumps(results, indent=1, ensure_ascii=False))
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}", exit_code=2) from error
 
 
 def _shown(found: Mapping[str, Any]) -> str:
-    lines = [
-        f"rung {found['rung']}: {found['title']} — {'passed' if found['met'] else 'FAILED'}, {found['seconds']:.0f} s"
-    ]
+    ended = ("passed" if found["met"] else "FAILED") if found["goals"] else "figures"
+    lines = [f"rung {found['rung']}: {found['title']} — {ended}, {found['seconds']:.0f} s"]
     for goal in found["goals"]:
         sign = "≥" if goal["at_least"] else "≤"
         lines.append(

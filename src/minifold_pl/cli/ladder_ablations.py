@@ -9,13 +9,14 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
-    from minifold_pl.cli.ladder_climb import Climb
+    from minifold_pl.cli.ladder_climb import Climb, Rung
 
 WHOLE: Final = "none"
 """The config as it is."""
@@ -62,55 +63,125 @@ def names(only: Sequence[str]) -> list[str]:
     for name in only:
         if name not in ABLATIONS and name not in OPTIONS:
             raise ValueError(f"{name}: there is {', '.join([*ABLATIONS, *OPTIONS])}")
-    return list(only) or [*ABLATIONS]
+    return list(dict.fromkeys(only)) or [*ABLATIONS]
 
 
-def table(climb: Climb, args: argparse.Namespace) -> dict[str, Any]:
+def table(climb: Climb, args: argparse.Namespace) -> Rung:
     """Train and score what is not in ``args.out`` yet, each model in a process of its own, and compare."""
-    from minifold_pl.cli.ladder_folds import synthetic_store
+    from minifold_pl.cli.ladder_climb import Goal, Rung
+    from minifold_pl.cli.ladder_folds import overrides_of, synthetic_store
 
-    synthetic_store(climb)
     wanted = [(name, args.seed) for name in names(args.only)]
     if not args.only:
         wanted += [(WHOLE, args.seed + k) for k in range(1, REPEATS + 1)]
+    for name, _ in wanted:
+        climb.model(*overrides_of(_setting(name)))  # one that cannot be built is told before any is trained
+    synthetic_store(climb)
     folder = args.out / "ablations"
     folder.mkdir(exist_ok=True)
-
-    def one(name: str, seed: int) -> dict[str, Any]:
-        words = "".join(c if c.isalnum() else "_" for c in name)
-        file = folder / f"{words}-{args.minutes * args.scale:g}-{seed}.json"
-        setting = {**ABLATIONS, **OPTIONS}[name]
-        if file.exists() and json.loads(file.read_text())["override"] != setting:
-            file.unlink()  # of another version, which meant something else by the name
-        if not file.exists():
-            climb.tell(f"  {name}, seed {seed}: {setting or args.config}")
-            request = {
-                "config": args.config, "set": args.set, "out": str(args.out), "threads": args.threads,
-                "seconds": 60 * args.minutes, "scale": args.scale, "seed": seed, "override": setting,
-                "device": args.device, "file": str(file),
-            }  # fmt: skip
-            subprocess.run(
-                [sys.executable, "-W", "ignore", "-m", "minifold_pl.cli.ladder_ablations", json.dumps(request)],
-                check=True, env={**os.environ, "OMP_NUM_THREADS": str(args.threads)},
-            )  # fmt: skip
-        return json.loads(file.read_text())
-
-    with ThreadPoolExecutor(args.jobs) as pool:
-        found = list(pool.map(lambda pair: one(*pair), wanted))
+    with _Children() as children, ThreadPoolExecutor(args.jobs) as pool:
+        found = list(pool.map(lambda pair: _trained(climb, args, folder, children, *pair), wanted))
     models = {
         name if seed == args.seed else f"{name}, seed {seed}": model
         for (name, seed), model in zip(wanted, found, strict=True)
     }
     rows, spread = compared(models)
     note = f"{args.minutes * args.scale:g} minutes a model on {args.threads} thread{'s' if args.threads > 1 else ''}"
+    rung = Rung(number=7, title="what each choice is worth", rows=rows, models=models)
     if spread:
         note += "; trainings that differ by their seed alone have a standard deviation of " + ", ".join(
             f"{value:.3f} on {label}" for label, value in spread.items()
         )
-    return {
-        "rung": 7, "title": "what each choice is worth", "met": True, "goals": [], "rows": rows, "models": models,
-        "training": None, "note": note,
+        worths = {name: row["seen_worth"] for name, row in rows.items() if "seen_worth" in row}
+        least = min(worths, key=lambda name: worths[name])
+        rung.goals.append(
+            Goal(
+                name=f"no choice does harm: the least worth on seen folds ({least}); seeds differ by half the target",
+                value=worths[least], target=-2 * spread["seen folds"],
+            )
+        )  # fmt: skip
+    rung.note = note
+    return rung
+
+
+def _setting(name: str) -> str:
+    return {**ABLATIONS, **OPTIONS}[name]
+
+
+def _trained(
+    climb: Climb, args: argparse.Namespace, folder: Path, children: _Children, name: str, seed: int
+) -> dict[str, Any]:
+    """One model: as it was kept, where it was asked for in the same words, or trained now."""
+    words = "".join(c if c.isalnum() else "_" for c in name)
+    file = folder / f"{words}-{args.minutes * args.scale:g}-{seed}.json"
+    request = {
+        "config": args.config, "set": args.set, "threads": args.threads, "seconds": 60 * args.minutes,
+        "scale": args.scale, "seed": seed, "override": _setting(name), "device": args.device,
     }  # fmt: skip
+    kept = _kept(file)
+    if kept is not None and kept.get("request") == request:
+        return kept
+    climb.tell(f"  {name}, seed {seed}: {request['override'] or args.config}")
+    children.run(
+        [sys.executable, "-W", "ignore", "-m", "minifold_pl.cli.ladder_ablations"],
+        {**request, "out": str(args.out), "file": str(file)}, threads=args.threads, name=name,
+    )  # fmt: skip
+    kept = _kept(file)
+    if kept is None:
+        raise ValueError(f"{name}: its process left no result in {file}")
+    return kept
+
+
+def _kept(file: Path) -> dict[str, Any] | None:
+    """A result, where a whole one is there."""
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.keys() >= {"rows", "training", "request"} else None
+
+
+class _Children:
+    """Processes that end with this one, however it ends: each reads a pipe whose other end is held here."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[str]] = set()
+        self._ended = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        for process in list(self._running):
+            process.kill()
+
+    def run(self, command: Sequence[str], request: Mapping[str, Any], *, threads: int, name: str) -> None:
+        """Run one to its end.
+
+        Raises:
+            ValueError: It failed, or another one has.
+        """
+        if self._ended:
+            raise ValueError(f"{name}: not trained, as another one failed")
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=environment) as process:
+            self._running.add(process)
+            try:
+                assert process.stdin is not None
+                process.stdin.write(json.dumps(request) + "\n")
+                process.stdin.flush()
+                code = process.wait()
+            except BrokenPipeError:
+                code = process.wait()
+            finally:
+                self._running.discard(process)
+        if code:
+            self._end()
+            raise ValueError(f"{name}: its process ended with code {code}; what it said stands above")
 
 
 def compared(models: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
@@ -158,8 +229,17 @@ def _one_ablation(request: Mapping[str, Any]) -> None:
     torch.set_num_threads(request["threads"])
     climb = climb_with(request, None, lambda text: None)
     found = ablation(climb, request["override"], request["seconds"])
-    atomic_write_text(Path(request["file"]), json.dumps(found))
+    asked = {name: value for name, value in request.items() if name not in ("out", "file")}
+    atomic_write_text(Path(request["file"]), json.dumps({**found, "request": asked}))
+
+
+def _end_with_the_parent() -> None:
+    """When the pipe closes there is nobody left to train for."""
+    sys.stdin.read()
+    os._exit(1)
 
 
 if __name__ == "__main__":
-    _one_ablation(json.loads(sys.argv[1]))
+    asked_for = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    _one_ablation(asked_for)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 
-from minifold_pl.cli.evaluate_structures import BASELINES, MODEL, score_structures
+from minifold_pl.cli.evaluate_structures import BASELINES, MODEL, Scores, score_structures
 from minifold_pl.cli.generation import choose_device
 from minifold_pl.cli.lightning_cli import instantiate_model
 from minifold_pl.data.dataset import ChainDataset
 from minifold_pl.diagnostics.chains import batches
 from minifold_pl.diagnostics.short_training import Part, ShortTraining, TrainingEnd, TrainingPoint, train_for
-from minifold_pl.metrics.bootstrap import bootstrap_interval
+from minifold_pl.metrics.bootstrap import Interval, bootstrap_interval
 from minifold_pl.metrics.lddt import lddt_ca
 from minifold_pl.metrics.tm_search import searched_scores
 from minifold_pl.modules.diffusion import DiffusionModule
@@ -60,6 +61,17 @@ class Rung:
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Row of a table → score → mean, 95 % interval and count, or a number."""
     training: dict[str, Any] | None = None
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of a rung that compares several: all that is known of each."""
+    note: str = ""
+    minutes: float | None = None
+    """The whole rung's time must stay within, on two CPU cores."""
+
+    def within(self, seconds: float) -> None:
+        """Take the whole rung's time for a goal, where it has one."""
+        if self.minutes is not None:
+            goal = Goal(name="minutes, all told", value=seconds / 60, target=self.minutes, at_least=False)
+            self.goals.append(goal)
 
     @property
     def met(self) -> bool:
@@ -70,7 +82,7 @@ class Rung:
         """For JSON."""
         return {
             "rung": self.number, "title": self.title, "met": self.met, "goals": [goal.told() for goal in self.goals],
-            "rows": self.rows, "training": self.training, "note": "",
+            "rows": self.rows, "training": self.training, "models": self.models, "note": self.note,
         }  # fmt: skip
 
 
@@ -93,13 +105,14 @@ class Climb:
     tell: Callable[[str], None] = print
 
     def model(self, *overrides: str) -> DiffusionModule:
-        """The config's model with fresh weights, the same for the same seed."""
+        """The config's model with fresh weights, the same for the same seed, and those that it names."""
         torch.manual_seed(self.seed)
         module = instantiate_model(self.config, [*self.overrides, *overrides])
         if not isinstance(module, DiffusionModule):
             raise ValueError(
                 f"{self.config} is of the first stage: the ladder is for models that sample structures"
             )
+        module.begin_weights()
         return module.to(self.device)
 
     def train(
@@ -136,12 +149,36 @@ def climb_with(settings: Mapping[str, Any], data: Path | None, tell: Callable[[s
     )
 
 
-def evaluated(
-    module: DiffusionModule, chains: ChainDataset, pool: ChainDataset, seed: int
-) -> dict[str, dict[str, Any]]:
-    """The model's and the baselines' scores with 95 % intervals, as ``evaluate`` measures them."""
+class Evaluation(NamedTuple):
+    """Samples of a set of chains and what trivial predictions score there."""
+
+    rows: dict[str, dict[str, Any]]
+    """Row → score → mean, 95 % interval over chains, and count."""
+    by_chain: Scores
+    clusters: list[str]
+    """Of each chain: its fold, or the family of like sequences."""
+
+    def gain(self, baseline: str) -> Interval:
+        """TM-score of the model less that of a baseline, chain by chain; the interval is over whole clusters."""
+        pairs = zip(self.by_chain[MODEL]["tm_score"], self.by_chain[baseline]["tm_score"], strict=True)
+        return bootstrap_interval([ours - theirs for ours, theirs in pairs], groups=self.clusters)
+
+    def by_cluster(self) -> dict[str, dict[str, float]]:
+        """Cluster → mean TM-score of the model and of the baselines, and how many chains."""
+        found: dict[str, dict[str, float]] = {}
+        for cluster in dict.fromkeys(self.clusters):
+            members = [i for i, other in enumerate(self.clusters) if other == cluster]
+            found[cluster] = {"n": len(members)} | {
+                row: math.fsum(self.by_chain[row]["tm_score"][i] for i in members) / len(members)
+                for row in self.rows
+            }
+        return found
+
+
+def evaluated(module: DiffusionModule, chains: ChainDataset, pool: ChainDataset, seed: int) -> Evaluation:
+    """The model's and the baselines' scores, as ``evaluate`` measures them."""
     with module.sharing_trunks():
-        _, scores = score_structures(
+        listed, scores = score_structures(
             module,
             chains,
             pool,
@@ -152,11 +189,14 @@ def evaluated(
             advance=lambda count: None,
             times=[975 * module.noise_schedule.timesteps // 1000],
         )
-    return {
+    rows: dict[str, dict[str, Any]] = {
         row: {name: interval(by_score[name]) for name in _SCORES if name in by_score}
         for row, by_score in scores.items()
         if row in (MODEL, *BASELINES)
     }
+    store = chains.store
+    clusters = {store.names[i]: store.clusters[i] or store.names[i] for i in chains.indices.tolist()}
+    return Evaluation(rows, scores, [clusters[chain["name"]] for chain in listed])
 
 
 def sampled(
@@ -187,3 +227,8 @@ def interval(values: Sequence[float] | Tensor) -> dict[str, Any]:
 def told(end: TrainingEnd, chains: ChainDataset) -> dict[str, Any]:
     """A training, for JSON."""
     return {**end._asdict(), "distinct_chains": len(chains)}
+
+
+def parameters(module: DiffusionModule) -> int:
+    """How many numbers it is made of, frozen ones too."""
+    return sum(p.numel() for p in module.parameters())
