@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from minifold_pl.cli.ladder import ABLATIONS, OPTIONS
-from minifold_pl.cli.ladder_rungs import TRAINING
+from minifold_pl.cli.ladder_ablations import ABLATIONS, OPTIONS
+from minifold_pl.cli.ladder_folds import TRAINING
 from minifold_pl.cli.lightning_cli import instantiate_model
 from minifold_pl.cli.main import main
 from minifold_pl.data.tokenizer import null_tokens
@@ -41,12 +41,12 @@ def small(_small: DiffusionModule) -> DiffusionModule:
     return copy.deepcopy(_small)
 
 
-def test_at_full_width_it_counts_35_million_and_its_own_parts_less_than_a_third_of_one() -> None:
+def test_at_full_width_it_counts_35_million_and_its_own_parts_less_than_two_thirds_of_one() -> None:
     with torch.device("meta"):
         module, before = instantiate_model("v15"), instantiate_model("v14")
     counts = [sum(p.numel() for p in m.parameters()) for m in (module, before)]
     assert 35e6 < counts[0] < 36e6
-    assert 0 < counts[0] - counts[1] < 1e6 / 3
+    assert 0 < counts[0] - counts[1] < 2e6 / 3
     assert sum(p.numel() for p in module.parameters() if p.requires_grad) > counts[0] - 1e4
 
 
@@ -111,9 +111,9 @@ def test_it_trains_logs_every_term_and_picks_the_best_by_the_score(
                  "--ddim.every_n_epochs", "0"]) == 0  # fmt: skip
     with open("run/metrics.csv") as lines:
         logged = {k: float(v) for row in csv.DictReader(lines) for k, v in row.items() if v and k[0] != "_"}
-    for term in ("x0", "lddt", "distogram", "secondary_structure", "contacts", "fape", "bb_fape"):
+    for term in ("x0", "distogram", "secondary_structure", "contacts", "fape", "bb_fape"):
         assert np.isfinite(logged[f"loss/{term}"]) and np.isfinite(logged[f"val/{term}"])
-    assert logged["loss_weighted/distogram"] == pytest.approx(0.3 * logged["loss/distogram"], rel=1e-5)
+    assert logged["loss_weighted/distogram"] == pytest.approx(3.0 * logged["loss/distogram"], rel=1e-5)
     assert 0 <= logged["val/precision_long_L5"] <= 1
     assert "val/score" in logged
     best = torch.load("run/checkpoints/best.ckpt", map_location="cpu", weights_only=True)

@@ -23,10 +23,8 @@ WHOLE: Final = "none"
 ABLATIONS: Final = {
     "none": "",
     "x0 error": "denoising_weights.x0=0",
-    "smooth lDDT": "denoising_weights.lddt=0",
     "weight of high noise (floor of min-SNR)": "x0_weighting.floor=0",
     "errors of frames (FAPE)": "loss_weights.fape=0.0",
-    "FAPE's clamp": "fape_clamp_share=0.0",
     "distogram into the trunk": "trunk_losses.distogram=0",
     "all trunk losses": "trunk_losses=null",
     "encoder and pair stack first": "training.trunk_share=0",
@@ -36,13 +34,15 @@ ABLATIONS: Final = {
     "chain frame": "denoiser.init_args.chain_frame=false",
     "prediction laid on x_t": "denoiser.init_args.aligned=false",
     "scaled start": "scaled_start=false",
-    "learned null condition": "null_condition=mask",
     "self-conditioning": "self_conditioning=0",
     "several noise draws": "noise_draws=1",
     "start without the SNR gate": "snr_gated_frames=true",
 }
 """Each of v15's choices, and the setting that switches it off; ``training.`` is of the training, not of the model."""
 OPTIONS: Final = {
+    "smooth lDDT": "denoising_weights.lddt=5.0",
+    "FAPE's clamp": "fape_clamp=10.0",
+    "learned null condition": "null_condition=learned",
     "errors of distances": "loss_weights.dist=1.0",
     "angles of the backbone at full weight": "backbone_weights.phi_psi=0.5",
     "recycling, twice": "recycles=2",

@@ -11,10 +11,13 @@ from minifold_pl.checkpoint.contents import read_checkpoint
 from minifold_pl.modules.base import check_stage
 
 _PREFIX = "encoder."
+_WINDOW = ".window."
 
 
 def load_encoder(encoder: Module, path: str | Path) -> None:
     """Fill ``encoder`` with the (averaged) weights of a stage-1 checkpoint; every tensor must match.
+
+    Windows that the checkpoint knows nothing of stay fresh: they begin by adding nothing.
 
     Raises:
         ValueError: The file is missing, damaged, of the other stage, or its encoder has other shapes.
@@ -32,6 +35,10 @@ def load_encoder(encoder: Module, path: str | Path) -> None:
         for name in own.keys() | state.keys()
         if name not in own or name not in state or own[name].shape != state[name].shape
     )
+    fresh = {name: own[name] for name in differing if name not in state and _WINDOW in name}
+    if fresh.keys() == {name for name in own if _WINDOW in name}:
+        differing = [name for name in differing if name not in fresh]
+        state |= fresh
     if differing:
         shown = ", ".join(differing[:3])
         raise ValueError(
