@@ -23,7 +23,7 @@ SCORES = {
     "tm_score": "TM-score", "lddt_ca": "lDDT-Cα", "tm_kabsch": "`tm_kabsch`", "x0_tm_t975": "x̂0-TM, t = 975",
     "seen_tm": "seen folds", "seen_worth": "worth there", "unseen_tm": "unseen folds", "unseen_worth": "worth there",
     "precision_long_L5": "long range, L/5", "precision_long_L": "long range, L", "late_loss": "loss, t ≥ 700",
-    "steps": "steps",
+    "steps": "steps", "parameters": "parameters",
 }  # fmt: skip
 
 
@@ -39,11 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         text = section(json.loads(args.result.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         parser.error(f"{args.result} is no result of minifold-pl diagnose ladder: {error!r}")
     try:
         put_between(args.page, BEGIN, END, text)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     return 0
 
@@ -67,6 +67,10 @@ def _rung(rung: Mapping[str, Any]) -> Iterator[str]:
     told.append(f"load at the end {rung['load']:.1f}, torch {rung['torch']}, seed {rung['seed']}")
     if rung["scale"] != 1:
         told.append(f"{rung['scale']:g} of the training time that counts")
+    if rung.get("beside_set"):
+        told.append(
+            f"`{rung['beside']}` with {', '.join(f'`--set {setting}`' for setting in rung['beside_set'])}"
+        )
     if rung["training"]:
         told.append(
             f"{rung['training']['steps']:,} steps over {rung['training']['distinct_chains']:,} chains in "
@@ -99,8 +103,10 @@ def _goal(goal: Mapping[str, Any]) -> str:
 def _number(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, int):
+        return f"{value:,}"
     if not isinstance(value, Mapping):
-        return f"{value:g}"
+        return f"{value:+.3f}"
     if not math.isfinite(value["low"]):
         return f"{value['mean']:.3f}"
     return f"{value['mean']:.3f} [{value['low']:.3f}–{value['high']:.3f}]"

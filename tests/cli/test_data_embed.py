@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from minifold_pl.cli.main import main
 from minifold_pl.data.datamodule import write_synthetic
 from minifold_pl.data.store import ChainStore
 from minifold_pl.data.synthetic import SyntheticConfig
-
-transformers = pytest.importorskip("transformers")
 
 # ESM-2's own vocab.txt, in its order (facebook/esm2_t6_8M_UR50D).
 VOCABULARY = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]

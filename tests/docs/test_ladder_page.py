@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks.ladder_page import BEGIN, END, PAGE, main
+from benchmarks.ladder_page import BEGIN, END, PAGE, main, section
 
 INTERVAL = {"mean": 0.61234, "low": 0.6, "high": 0.625, "n": 9}
 RUNG = {
@@ -31,12 +31,37 @@ def test_what_stands_between_the_marks_is_replaced_and_says_what_was_missed(tmp_
     assert "| model | 0.612 [0.600–0.625] | 12 |" in text and "| other | 0.200 [0.600–0.625] |  |" in text
 
 
-@pytest.mark.parametrize("content", ["no JSON", "[]", '{"5": {"rung": 5}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["no JSON", "[]", "[1]", '{"5": {"rung": 5}}', '{"5": []}', '{"5": {"rung": 5, "goals": null}}'],
+)
 def test_what_is_no_result_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(SystemExit) as ended:
         main([str(tmp_path / "x.json")])
     assert ended.value.code == 2
+
+
+def test_a_page_that_is_not_there_is_told(tmp_path: Path, capsys) -> None:
+    (tmp_path / "x.json").write_text(json.dumps({"5": RUNG}))
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "x.json"), "--page", str(tmp_path / "none.md")])
+    assert "none.md" in capsys.readouterr().err
+
+
+def test_what_a_choice_is_worth_has_a_sign_and_counts_are_whole() -> None:
+    rows = {
+        "Muon": {
+            "seen_tm": INTERVAL,
+            "seen_worth": 0.1,
+            "unseen_worth": -0.02,
+            "steps": 1010,
+            "parameters": None,
+        }
+    }
+    text = section({"7": {**RUNG, "rung": 7, "goals": [], "training": None, "rows": rows}})
+    assert "| Muon | 0.612 [0.600–0.625] | +0.100 | -0.020 | 1,010 |  |" in text
+    assert "figures" in text
 
 
 def test_the_page_has_both_marks() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -26,6 +28,23 @@ def test_an_encoder_of_other_sizes_is_refused_and_left_alone(
     with pytest.raises(ValueError, match="differs from this config's in"):
         load_encoder(module.encoder, saved(wide_checkpoint))
     assert all(torch.equal(v, before[k]) for k, v in module.encoder.state_dict().items())
+
+
+def test_an_encoder_with_windows_takes_one_without_and_says_the_same(
+    contact_checkpoint, diffusion_checkpoint, saved
+) -> None:
+    config = copy.deepcopy(diffusion_checkpoint[CHECKPOINT_KEY]["model_config"])
+    plain = build_module(config).eval()
+    config["init_args"]["encoder"]["init_args"]["window"] = 5
+    module = build_module(config).eval()
+    path = saved(contact_checkpoint)
+    for each in (plain, module):
+        load_encoder(each.encoder, path)
+    batch = plain.example_batch(2, 20)
+    torch.testing.assert_close(module.encode(batch.tokens).single, plain.encode(batch.tokens).single)
+    for name, value in plain.encoder.state_dict().items():
+        assert torch.equal(value, module.encoder.state_dict()[name])
+    assert sum(".window." in name for name in module.encoder.state_dict()) > 0
 
 
 def test_a_diffusion_checkpoint_is_no_encoder(diffusion_checkpoint, saved) -> None:

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from minifold_pl.cli.lightning_cli import instantiate_model
 from minifold_pl.constants import MASK
@@ -23,8 +24,6 @@ from minifold_pl.modules.diffusion import DiffusionModule
 from minifold_pl.modules.embedding_cache import key_of
 from minifold_pl.modules.language_model import LanguageModelEncoder, with_ends
 from minifold_pl.modules.sampling import SamplerConfig
-
-transformers = pytest.importorskip("transformers")
 
 # ESM-2's own vocab.txt, in its order (facebook/esm2_t6_8M_UR50D).
 VOCABULARY = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
@@ -234,7 +233,8 @@ def test_a_training_tells_the_encoder_its_store(folder: Path, store: Path) -> No
 
 @pytest.mark.parametrize(
     ("change", "told"), [("config", "no config.json"), ("type", "of type 'bert'"), ("vocab", "no vocab.txt"),
-                         ("letters", "lacks <mask>")]
+                         ("letters", "lacks <mask>"), ("[1]", "of type None"), ("{", "config.json is no JSON"),
+                         ('{"model_type": "esm"}', "no hidden_size")]
 )  # fmt: skip
 def test_a_folder_that_holds_something_else_is_refused_with_the_reason(
     change: str, told: str, tmp_path: Path
@@ -246,8 +246,10 @@ def test_a_folder_that_holds_something_else_is_refused_with_the_reason(
         (folder / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 8}))
     elif change == "vocab":
         (folder / "vocab.txt").unlink()
-    else:
+    elif change == "letters":
         (folder / "vocab.txt").write_text("\n".join(VOCABULARY[:-1]))
+    else:
+        (folder / "config.json").write_text(change)
     with pytest.raises(ValueError, match=told):
         _encoder(folder)
 

@@ -178,6 +178,7 @@ def test_a_denoiser_that_knows_the_answer_is_followed_to_it(model, make_batch, s
         ({"kind": "heun", "churn": 1.0, "churn_max": float("inf")}, "churn_max is inf; give a number"),
         ({"kind": "euler", "noise_scale": 0.0}, "noise_scale must be above 0, got 0.0"),
         ({"kind": "euler", "rho": float("inf")}, "rho must be above 0, got inf"),
+        ({"guidance": float("nan")}, "guidance is nan; give a finite number"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_by_name(wrong, said) -> None:

@@ -223,10 +223,17 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder} holds no language model: there is no config.json; give the folder that "
             "ESM-2 was saved to (config.json, vocab.txt, model.safetensors)"
         )
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if config.get("model_type") != "esm":
-        raise ValueError(f"{path} is of a model of type {config.get('model_type')!r}; give an ESM-2 model")
-    return config
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != "esm":
+        raise ValueError(f"{path} is of a model of type {kind!r}; give an ESM-2 model")
+    if not isinstance(config.get("hidden_size"), int):
+        raise ValueError(f"{path} tells no hidden_size: it is no whole configuration of ESM-2")
+    found: dict[str, Any] = config
+    return found
 
 
 def _vocabulary(folder: Path) -> list[int]:

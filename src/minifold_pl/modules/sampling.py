@@ -87,6 +87,8 @@ class SamplerConfig:
             raise ValueError(
                 f"churn_max is {self.churn_max}; give a number from churn_min {self.churn_min} on, or null"
             )
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance is {self.guidance}; give a finite number (1: none)")
         for name in ("rho", "noise_scale", "step_scale"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
