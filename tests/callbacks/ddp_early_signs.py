@@ -16,7 +16,11 @@ from minifold_pl.run.halt import RunHalted
 
 def main(folder: Path, store: Path) -> None:
     torch.manual_seed(0)
-    settings = ["--model.init_args.optimizer.lr=1e-12", "--model.init_args.noise_draws=1"]
+    settings = [
+        "--model.init_args.optimizer.lr=1e-12",
+        "--model.init_args.noise_draws=1",
+        "--model.init_args.trunk_first=0",
+    ]
     module = instantiate_model("v15_small.yaml", settings)
     data = ProteinDataModule(str(store), batch_size=2, limit_train=8, limit_validation=2)
     signs = EarlySigns(action="stop", first=1, every_n_steps=1, chains=4)

@@ -48,6 +48,7 @@ def _fresh() -> DiffusionModule:
         "--model.init_args.schedule.class_path=minifold_pl.modules.optim.Constant",
         "--model.init_args.optimizer.lr=0.001",
         "--model.init_args.noise_draws=1",
+        "--model.init_args.trunk_first=0",
         "--model.init_args.sampler.steps=3",
         "--model.init_args.confidence=null",  # it would read the features of denoisers that have none
     ]
@@ -81,6 +82,12 @@ def train(store, make_trainer):
 
 def events(folder: Path, name: str) -> list[dict[str, Any]]:
     return [event for event in read_events(folder / "events.jsonl") if event["event"] == name]
+
+
+def test_while_the_trunk_is_taught_alone_nothing_is_asked(module, train, tmp_path) -> None:
+    module.trunk_first = 1
+    train(module, EarlySigns(action="warn", **EARLY), max_epochs=2)
+    assert [event["step"] for event in events(tmp_path, "early_signs")] == [0, 3, 4]
 
 
 class OneAnswer(StructureDenoiser):

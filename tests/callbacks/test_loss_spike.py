@@ -76,6 +76,27 @@ def test_a_rise_that_stays_is_told_once_and_becomes_the_range(make_trainer, tmp_
     assert event["median"] == pytest.approx(1.0, abs=0.3)
 
 
+class Phases(Told):
+    """Another loss, thirty times as large, from the second epoch on."""
+
+    announced = True
+
+    @property
+    def teaches_trunk_alone(self) -> bool:
+        return self.announced and self.current_epoch < 1
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return super().training_step(batch if self.current_epoch < 1 else 30 * batch, batch_idx)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_where_another_loss_begins_the_old_one_is_forgotten(make_trainer, tmp_path, announced: bool) -> None:
+    module = Phases(quiet(100))
+    module.announced = announced
+    make_trainer(LossSpike(**SMALL), max_epochs=2).fit(module)
+    assert len(events(tmp_path, "loss_spike")) == (0 if announced else 1)
+
+
 def test_before_the_warmup_is_over_nothing_is_compared(make_trainer, tmp_path) -> None:
     make_trainer(LossSpike(**SMALL), max_epochs=1).fit(Told(quiet(20) + [1e4] * 8 + quiet(10)))
     assert events(tmp_path, "loss_spike") == []

@@ -106,7 +106,8 @@ def test_it_trains_logs_every_term_and_picks_the_best_by_the_score(
     assert main(["fit", "--config", str(reduced_config("v15")), "--data.path", "store", "--data.synthetic.n", "20",
                  "--data.synthetic.folds", "5", "--data.synthetic.min_length", "28",
                  "--data.synthetic.max_length", "40", "--data.batch_size", "4", "--run.dir", "run",
-                 "--trainer.max_epochs", "2", "--trainer.limit_train_batches", "2",
+                 "--trainer.max_epochs", "2", "--model.init_args.trunk_first", "1",
+                 "--trainer.limit_train_batches", "2",
                  "--trainer.accumulate_grad_batches", "1", "--checkpoints.background", "false",
                  "--ddim.every_n_epochs", "0"]) == 0  # fmt: skip
     with open("run/metrics.csv") as lines:

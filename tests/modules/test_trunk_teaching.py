@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from minifold_pl.cli.errors import UserError
 from minifold_pl.cli.lightning_cli import instantiate_model
 from minifold_pl.constants import CLS, EOS, MASK, NO_LABEL, PAD
 from minifold_pl.data.tokenizer import null_tokens
@@ -51,6 +53,31 @@ def terms(taught, batch) -> Callable[[], dict[str, torch.Tensor]]:
         return taught.objective(*found)
 
     return compute
+
+
+def test_the_first_epochs_are_the_trunks_alone(taught, batch) -> None:
+    """No denoiser runs; afterwards all terms are there. The terms are those of a whole step."""
+    taught.trunk_first = 2
+    logged = []
+    reached = []
+    for epoch in (0, 1, 2):
+        taught._trainer = SimpleNamespace(training=True, world_size=1, current_epoch=epoch)
+        taught.zero_grad()
+        taught.epoch_means.reset()
+        taught.training_step(batch, 0).backward()
+        logged.append({n.removeprefix("loss/") for n in taught.epoch_means.means() if n.startswith("loss/")})
+        reached.append({n.split(".")[0] for n, p in taught.named_parameters() if p.grad is not None})
+    trunk = {"distogram", "secondary_structure", "contacts", "hidden_residues", "total"}
+    assert logged[0] == logged[1] == trunk
+    assert trunk < logged[2] and "fape" in logged[2]
+    assert reached[0] == {"encoder", "pair_stack", "trunk_heads"} and "denoiser" in reached[2]
+
+
+def test_without_losses_of_the_trunk_no_epoch_is_its_own(diffusion, batch) -> None:
+    diffusion.trunk_first = 2
+    assert not diffusion.teaches_trunk_alone
+    with pytest.raises(UserError, match="trunk_first is -1"):
+        _build("trunk_first=-1")
 
 
 def test_the_heads_are_there_where_they_are_asked_for_and_nowhere_else(diffusion, taught) -> None:

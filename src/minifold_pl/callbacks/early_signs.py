@@ -164,6 +164,9 @@ class EarlySigns(pl.Callback):
         """
         if self.action is None or trainer.global_step == self._last_step or self._taken > self.last:
             return
+        if getattr(pl_module, "teaches_trunk_alone", False):  # the denoiser has not begun to learn
+            self._last_step = trainer.global_step
+            return
         self._taken += (trainer.global_step - self._last_step) * _share_of_peak(trainer)
         self._last_step = trainer.global_step
         if not self._due():

@@ -73,11 +73,21 @@ class LossSpike(pl.Callback):
         self.rollbacks = rollbacks
         self.in_a_row = 0
         self._losses: deque[float] = deque(maxlen=window)
+        self._alone = False
+        """Whether the trunk is taught alone: when that ends the loss is another one."""
         self._window: list[Tensor] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin with an empty window."""
         self._window = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget the losses where another loss begins."""
+        alone = bool(getattr(pl_module, "teaches_trunk_alone", False))
+        if alone != self._alone:
+            self._losses.clear()
+            self.in_a_row = 0
+        self._alone = alone
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -124,13 +134,14 @@ class LossSpike(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The losses of the window and the count."""
-        return {"losses": list(self._losses), "in_a_row": self.in_a_row}
+        return {"losses": list(self._losses), "in_a_row": self.in_a_row, "alone": self._alone}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with them."""
         self._losses.clear()
         self._losses.extend(state_dict["losses"])
         self.in_a_row = state_dict["in_a_row"]
+        self._alone = state_dict.get("alone", False)
 
 
 def robust_z(value: float, history: deque[float] | list[float]) -> tuple[float, float]:

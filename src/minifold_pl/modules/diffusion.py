@@ -109,6 +109,8 @@ class DiffusionModule(StructureSampling):
         denoising_weights: Weight of the rigid-aligned squared error of x0 and of smooth lDDT; null leaves both out.
         x0_weighting: Weight of a timestep in the former: a function of its signal-to-noise ratio, inside the term.
         trunk_losses: Losses, and weights, of heads on encoder and pair stack; null for none.
+        trunk_first: First epochs, in which these losses, where there are any, are taught alone: such a step runs no
+            denoiser, which has little to learn from a trunk that knows nothing.
         confidence: A head that says how right each residue of a sampled structure is (pLDDT), and what it learns from;
             null for none. Nothing else learns from it.
         fape_clamp: Clamp of FAPE in Å; null for none.
@@ -148,6 +150,7 @@ class DiffusionModule(StructureSampling):
         scaled_start: bool = False,
         null_condition: Literal["mask", "learned"] = "mask",
         recycles: int = 0,
+        trunk_first: int = 0,
         self_conditioning: float = 0.25,
         p_uncond: float = 0.1,
         loss_weights: LossWeights = _V13_WEIGHTS,
@@ -213,6 +216,9 @@ class DiffusionModule(StructureSampling):
             self.loss_weights = by_term(self.loss_weights) | by_term(denoising_weights)
         sizes = encoder.d_single, pair_stack.d_pair
         self.null_condition = NullCondition(*sizes) if null_condition == "learned" else None
+        if trunk_first < 0:
+            raise ValueError(f"trunk_first is {trunk_first}; give 0 or more epochs")
+        self.trunk_first = trunk_first
         self.recycles = recycles
         self.recycling = Recycling(*sizes) if recycles else None
         self.trunk_heads: TrunkHeads | None = None
@@ -465,6 +471,8 @@ class DiffusionModule(StructureSampling):
     def training_step(self, batch: ProteinBatch, batch_idx: int) -> Tensor:
         """One batch: drop conditions, noise, denoise, weigh."""
         epoch = self.current_epoch
+        if self.teaches_trunk_alone:
+            return self._trunk_step(batch, epoch, self._recycles(epoch, batch_idx))
         tokens = self._drop_conditions(batch, epoch)
         tokens = hide(self.objective.trunk, tokens, batch, self.seed, "hidden_residues", epoch)
         draws = self._training_draws(batch, epoch)
@@ -476,6 +484,20 @@ class DiffusionModule(StructureSampling):
         total = weighted_total(terms, weights)
         if self.confidence is not None:
             total = self._with_confidence("loss", self.epoch_means, total, terms, weights, batch, epoch)
+        self.log_losses("loss", total, terms, weights, len(batch))
+        self.log_crops(batch)
+        return total
+
+    @property
+    def teaches_trunk_alone(self) -> bool:
+        """Whether this epoch is one of the first ones that are the encoder's and the pair stack's."""
+        return self.trunk_heads is not None and self.current_epoch < self.trunk_first
+
+    def _trunk_step(self, batch: ProteinBatch, epoch: int, recycles: int) -> Tensor:
+        tokens = hide(self.objective.trunk, batch.tokens, batch, self.seed, "hidden_residues", epoch)
+        terms = self.trunk_terms(batch, tokens, recycles)
+        weights = weights_at(self.loss_weights, epoch + 1)
+        total = weighted_total(terms, {name: weights[name] for name in terms})
         self.log_losses("loss", total, terms, weights, len(batch))
         self.log_crops(batch)
         return total
