@@ -308,7 +308,11 @@ def test_real_chains_are_scored_on_the_way_and_at_the_end(tmp_path: Path) -> Non
         "losses of two configs are not comparable"
     )
     assert rung["models"].keys() == {"v15_ladder.yaml", "v15_ladder.yaml, changed"}
-    assert [goal["name"].split(": ")[1].split()[0] for goal in rung["goals"]] == ["shuffled", "MASK", "another"]
+    assert [goal["name"].split(": ")[1].split()[0] for goal in rung["goals"]] == [
+        "shuffled",
+        "MASK",
+        "another",
+    ]
 
 
 @pytest.mark.slow
