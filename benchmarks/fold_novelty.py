@@ -22,10 +22,10 @@ from tmtools import tm_align
 
 from minifold_pl.constants import CA_ATOM
 from minifold_pl.data.store import ChainStore
+from minifold_pl.metrics.comparison import SEES_ANSWER
 
 SAME_FOLD = 0.5
 """TM-score from which two chains are of one fold (Xu & Zhang 2010)."""
-_SEES_ANSWER = ("mirrored truth", "truth")
 
 
 class Nearest(NamedTuple):
@@ -77,7 +77,7 @@ def table(nearest: Sequence[Nearest], by_fold: Mapping[str, Mapping[str, Any]]) 
 
 
 def _baseline(scores: Mapping[str, Any]) -> float:
-    return max(value for row, value in scores.items() if row not in ("n", "model", *_SEES_ANSWER))
+    return max(value for row, value in scores.items() if row not in ("n", "model", *SEES_ANSWER))
 
 
 def _one_each(store: ChainStore, split: str) -> dict[str, np.ndarray]:

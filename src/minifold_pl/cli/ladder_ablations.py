@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -172,10 +173,9 @@ class _Children:
             self._running.add(process)
             try:
                 assert process.stdin is not None
-                process.stdin.write(json.dumps(request) + "\n")
-                process.stdin.flush()
-                code = process.wait()
-            except BrokenPipeError:
+                with suppress(BrokenPipeError):  # it has ended already: its code tells
+                    process.stdin.write(json.dumps(request) + "\n")
+                    process.stdin.flush()
                 code = process.wait()
             finally:
                 self._running.discard(process)
